@@ -1,0 +1,62 @@
+"""Names for the words of the library, so that adding one is one file and one line."""
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from adios_tf.errors import UserError
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """Returns the error for a name that nobody registered, with the nearest known one."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return UserError(f"unknown {kind} {name!r}: {hint}known are {', '.join(known)}")
+
+
+class Registry:
+    """Maps a name to a class or function, with one line of description each.
+
+    >>> colours = Registry("colour")
+    >>> @colours.register("red", "the colour of blood")
+    ... def red(): return "#f00"
+    >>> colours["red"]()
+    '#f00'
+    """
+
+    def __init__(self, kind: str):
+        self.kind = kind
+        self._entries: dict[str, Any] = {}
+        self._lines: dict[str, str] = {}
+
+    def register(self, name: str, line: str) -> Callable[[Any], Any]:
+        """Decorator that files its target under `name`; `line` describes it in `--list`.
+
+        Raises:
+          ValueError: the name is taken.
+        """
+        if name in self._entries:
+            raise ValueError(f"{self.kind} {name!r} is registered already")
+
+        def decorate(target: Any) -> Any:
+            self._entries[name], self._lines[name] = target, line
+            return target
+
+        return decorate
+
+    def __getitem__(self, name: str) -> Any:
+        """Raises `UserError` with the nearest known name where `name` is unknown."""
+        if name not in self._entries:
+            raise unknown_name(self.kind, name, self._entries)
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
+    def lines(self) -> dict[str, str]:
+        """Returns {name: one-line description} in order of registration."""
+        return dict(self._lines)
