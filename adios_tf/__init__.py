@@ -1,0 +1,1 @@
+"""Adversarial masking for self-supervised learning in Keras 3 / TensorFlow."""

@@ -1,0 +1,186 @@
+"""Flags from a frozen dataclass, and one way for every program to start and to fail.
+
+A program in `bin/` is a dataclass of settings and a function that takes it:
+
+    @dataclasses.dataclass(frozen=True)
+    class Settings:
+        run: str = setting("", "run folder to read", group="input")
+
+    cli.start(main, Settings, __doc__)
+
+`--flagfile=FILE` comes first on the command line; what follows overrides it.
+"""
+
+import dataclasses
+import os
+import re
+import sys
+import types
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from adios_tf.errors import UserError
+from adios_tf.registry import unknown_name
+
+
+def setting(
+    default: Any,
+    text: str,
+    group: str = "general",
+    choices: Sequence[str] | None = None,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+) -> Any:
+    """Declares one field of a settings dataclass, and so one flag.
+
+    Args:
+      default: its type is the flag's type; a tuple is a comma-separated list.
+      text: the help line.
+      group: the heading under which `--help` lists it.
+      choices: the allowed strings.
+      least, above, most: bounds of a number: value >= least, > above, <= most.
+    """
+    limits = {"least": least, "above": above, "most": most}
+    metadata = {"text": text, "group": group, "choices": choices, **limits}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def _kinds(settings_class: type) -> dict[str, tuple[type, type | None]]:
+    """Returns {field: (type, item type of a tuple)}, with `X | None` read as X."""
+    kinds = {}
+    for name, hint in typing.get_type_hints(settings_class).items():
+        if isinstance(hint, types.UnionType):
+            hint = next(arm for arm in typing.get_args(hint) if arm is not type(None))
+        item = typing.get_args(hint)[0] if typing.get_origin(hint) is tuple else None
+        kinds[name] = (typing.get_origin(hint) or hint, item)
+    return kinds
+
+
+def _define(settings_class: type, values: flags.FlagValues) -> None:
+    makers = {
+        str: flags.DEFINE_string,
+        int: flags.DEFINE_integer,
+        float: flags.DEFINE_float,
+        bool: flags.DEFINE_bool,
+        tuple: flags.DEFINE_list,
+    }
+    kinds = _kinds(settings_class)
+    for field in dataclasses.fields(settings_class):
+        kind, _ = kinds[field.name]
+        default = field.default
+        if kind is tuple:
+            default = [str(item) for item in default]
+        makers[kind](field.name, default, field.metadata["text"], flag_values=values)
+
+
+def check(settings: Any) -> Any:
+    """Returns the settings; raises `UserError` where a value breaks its declared bounds."""
+    for field in dataclasses.fields(settings):
+        value, rule = getattr(settings, field.name), field.metadata
+        flag = f"--{field.name}={value}"
+        if isinstance(value, str) and re.search(r"\s#", value):
+            raise UserError(
+                f"{flag}: a flagfile takes no comment behind a value; move it up a line"
+            )
+        if rule["choices"] is not None and value not in rule["choices"]:
+            raise unknown_name(f"value of --{field.name}", str(value), rule["choices"])
+        for number in value if isinstance(value, tuple) else (value,):
+            if not isinstance(number, int | float) or isinstance(number, bool):
+                continue
+            if rule["least"] is not None and not number >= rule["least"]:
+                raise UserError(f"{flag}: must be at least {rule['least']}")
+            if rule["above"] is not None and not number > rule["above"]:
+                raise UserError(f"{flag}: must be above {rule['above']}")
+            if rule["most"] is not None and not number <= rule["most"]:
+                raise UserError(f"{flag}: must be at most {rule['most']}")
+    return settings
+
+
+def parse(settings_class: type, argv: Sequence[str]) -> Any:
+    """Returns the settings that the arguments (without the program's name) spell.
+
+    Raises:
+      UserError: an unknown flag, a value of the wrong type or outside its bounds, a missing
+        flagfile, or a stray argument.
+    """
+    values = flags.FlagValues()
+    _define(settings_class, values)
+    try:
+        stray = values(["program", *argv])[1:]
+    except (flags.Error, OSError) as error:
+        raise UserError(" ".join(str(error).split())) from error
+    if stray:
+        raise UserError(f"unexpected argument {stray[0]!r}: settings are written --name=value")
+    chosen = {}
+    for name, (_, item) in _kinds(settings_class).items():
+        value = values[name].value
+        if item is not None:
+            try:
+                value = tuple(item(part) for part in value or () if part != "")
+            except ValueError as error:
+                raise UserError(f"--{name}: {error}") from error
+        chosen[name] = value
+    return check(settings_class(**chosen))
+
+
+def flag_lines(settings: Any) -> list[str]:
+    """Returns the settings as the lines of a flagfile that `parse` reads back equal."""
+    lines = []
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if value is None:
+            continue
+        if isinstance(value, tuple):
+            value = ",".join(str(item) for item in value)
+        elif isinstance(value, bool):
+            value = str(value).lower()
+        lines.append(f"--{field.name}={value}")
+    return lines
+
+
+def help_text(settings_class: type, doc: str) -> str:
+    """Returns the text of `--help`: the flags under their groups, with defaults."""
+    groups: dict[str, list[str]] = {"input": []}
+    for field in dataclasses.fields(settings_class):
+        rule, default = field.metadata, field.default
+        if isinstance(default, tuple):
+            default = ",".join(str(item) for item in default)
+        choices = f" One of: {', '.join(rule['choices'])}." if rule["choices"] else ""
+        shown = "" if default is None or default == "" else f" [{default}]"
+        line = f"  --{field.name}{shown}\n        {rule['text']}.{choices}"
+        groups.setdefault(rule["group"], []).append(line)
+    parts = [doc.strip(), "\n--flagfile=FILE reads settings from a file; put it first."]
+    for group, lines in groups.items():
+        if lines:
+            parts.append(f"\n{group}:\n" + "\n".join(lines))
+    return "\n".join(parts)
+
+
+def quiet_tensorflow() -> None:
+    """Turns TensorFlow's start-up chatter off; call it before TensorFlow is imported."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
+
+def start(main: Callable[[Any], Any], settings_class: type, doc: str) -> None:
+    """Runs a program: parses the flags, calls `main(settings)`, turns mistakes into one line.
+
+    Exit codes: 0 done, 2 a user's mistake (one line on standard error), 130 interrupted.
+    """
+    argv = sys.argv[1:]
+    if any(arg in ("--help", "-h", "-help", "--helpfull", "--helpshort") for arg in argv):
+        print(help_text(settings_class, doc))
+        sys.exit(0)
+    try:
+        main(parse(settings_class, argv))
+    except UserError as error:
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
+        sys.exit(130)

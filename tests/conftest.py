@@ -1,0 +1,36 @@
+"""Shared options and fixtures."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--golden",
+        default=str(ROOT / "tests" / "golden"),
+        help="directory with golden arrays of the official implementations",
+    )
+
+
+@pytest.fixture(scope="session")
+def golden_dir(request: pytest.FixtureRequest) -> Path:
+    """The directory of golden arrays; a directory that is not there is an error, not a skip."""
+    folder = Path(request.config.getoption("--golden")).resolve()
+    if not folder.is_dir():
+        raise pytest.UsageError(f"--golden={folder} is not a directory")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_images() -> Path:
+    """The data_dir of the prepared real data sets; skips where they are not on this machine."""
+    folder = ROOT.parent / "shared" / "tfds"
+    if not folder.is_dir():
+        pytest.skip("needs the prepared real data sets in ../shared/tfds, which are not here")
+    return folder
