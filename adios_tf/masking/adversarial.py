@@ -1,0 +1,97 @@
+"""ADIOS (Shi et al., ICML 2022): a network learns the masks that make the objective hardest."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from adios_tf import replicas
+from adios_tf.errors import UserError
+from adios_tf.masking.base import MASKINGS, Masking, Masks
+from adios_tf.masking.penalties import coverage, entropy, sparsity
+
+ENTROPY_KINDS = ("coverage", "softmax", "softmax_joint")
+
+
+@MASKINGS.register("adversarial", "ADIOS: N learned masks that partition the image, all used")
+class Adversarial(Masking):
+    """N soft masks per image: a softmax over slots of a U-Net's logits.
+
+    The masker pays `sparsity_weight` times the sparsity penalty of every slot and view, and
+    earns `entropy_weight` times the entropy of the coverages.
+
+    Args:
+      masker: normalised images [B,S,S,3] -> logits [B,S,S,N], N >= 2.
+      sparsity_weight: alpha1 of the paper.
+      entropy_weight: > 0 favours slots of equal size. The official term alpha2 is
+        `-alpha2 * B` here (B the batch), with a softmax kind; see `penalties.entropy`.
+      entropy_kind: `coverage`, `softmax` (per view), or `softmax_joint` (one softmax over the
+        slots of all views, as the official SimSiam code does it).
+    """
+
+    def __init__(
+        self,
+        masker: keras.Model,
+        sparsity_weight: float = 1.0,
+        entropy_weight: float = 0.0,
+        entropy_kind: str = "coverage",
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        if masker.output_shape[-1] < 2:
+            raise UserError(
+                "--num_masks=1 would hide everything: a softmax over one slot is 1 everywhere; "
+                "take at least 2 (the recipes use 4 or 6)"
+            )
+        if entropy_kind not in ENTROPY_KINDS:
+            raise UserError(f"entropy_kind must be one of {', '.join(ENTROPY_KINDS)}")
+        self.masker, self.num_masks = masker, masker.output_shape[-1]
+        self.sparsity_weight = sparsity_weight
+        self.entropy_weight, self.entropy_kind = entropy_weight, entropy_kind
+
+    def masks(
+        self, images: tf.Tensor, truth: tf.Tensor | None, seed: tf.Tensor, training: bool = True
+    ) -> tf.Tensor:
+        logits = self.masker(images, training=training)
+        logits = tf.cast(logits, tf.float64 if logits.dtype == tf.float64 else tf.float32)
+        return tf.nn.softmax(logits, axis=-1)
+
+    def penalty(self, masks: Masks) -> tf.Tensor:
+        coverages = [coverage(stack) for stack in masks.values()]
+        total = self.sparsity_weight * tf.add_n([sparsity(s) for s in coverages])
+        if self.entropy_weight:
+            if self.entropy_kind == "softmax_joint":
+                coverages = [tf.concat(coverages, axis=-1)]
+            of = "coverage" if self.entropy_kind == "coverage" else "softmax"
+            total -= self.entropy_weight * tf.add_n([entropy(s, of) for s in coverages])
+        return total
+
+    def inference_model(self, image_size: int) -> keras.Model:
+        images = keras.Input((image_size, image_size, 3))
+        masks = keras.layers.Softmax(axis=-1, dtype="float32")(self.masker(images))
+        return keras.Model(images, masks, name="masker")
+
+
+@MASKINGS.register("adversarial_one", "ADIOS-s: N learned masks, one drawn per image and update")
+class AdversarialOne(Adversarial):
+    """ADIOS-s: one slot per image, drawn anew for each of the two updates.
+
+    All N slots pay the penalty; both views of an image use the same slot.
+    """
+
+    def draw_slots(self, rows: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Returns a slot per image of this replica, int32 [rows], uniform over N."""
+
+        def sample(total: tf.Tensor) -> tf.Tensor:
+            return tf.random.stateless_uniform([total], seed, 0, self.num_masks, tf.int32)
+
+        return replicas.draw(sample, rows)
+
+    def slots(self, masks: Masks, seed: tf.Tensor) -> list[Masks]:
+        first = next(iter(masks.values()))
+        slot = self.draw_slots(tf.shape(first)[0], seed)
+        one_hot = {
+            view: tf.one_hot(slot, self.num_masks, dtype=stack.dtype)[:, None, None, :]
+            for view, stack in masks.items()
+        }
+        return [{view: tf.reduce_sum(stack * one_hot[view], -1) for view, stack in masks.items()}]

@@ -1,0 +1,70 @@
+"""What every masking policy is: it says which pixels of a view are hidden (1 = hidden)."""
+
+import keras
+import tensorflow as tf
+
+from adios_tf.registry import Registry
+
+MASKINGS = Registry("masking")
+
+Masks = dict[str, tf.Tensor]
+
+
+class Masking(keras.layers.Layer):
+    """Base class. A subclass draws or learns N masks per image.
+
+    Attributes:
+      masker: the network that is trained against the encoder, or None.
+      num_masks: N, the number of slots.
+      clean_weight: weight of the objective between the two clean views, by default.
+    """
+
+    masker: keras.Model | None = None
+    num_masks: int = 1
+    clean_weight: float = 0.0
+
+    def masks(
+        self, images: tf.Tensor, truth: tf.Tensor | None, seed: tf.Tensor, training: bool = True
+    ) -> tf.Tensor:
+        """Returns the masks of one view.
+
+        Args:
+          images: normalised, [B,H,W,3].
+          truth: instance labels [B,H,W], 0 = background, where the data has them.
+          seed: int32 [2], a pure function of (run seed, step, view).
+          training: whether the masker trains.
+
+        Returns:
+          [B,H,W,N] in [0,1].
+        """
+        raise NotImplementedError
+
+    def slots(self, masks: Masks, seed: tf.Tensor) -> list[Masks]:
+        """Returns the masks that one update uses: a list of {view: [B,H,W]}.
+
+        By default every slot, one after another. `seed` (int32 [2]) differs between the
+        encoder's and the masker's update.
+        """
+        per_view = {view: tf.unstack(stack, axis=-1) for view, stack in masks.items()}
+        number = len(next(iter(per_view.values()), ()))
+        return [{view: slots[n] for view, slots in per_view.items()} for n in range(number)]
+
+    def penalty(self, masks: Masks) -> tf.Tensor:
+        """What the masker pays for these masks (a scalar that it descends)."""
+        return tf.zeros(())
+
+    def trained_variables(self) -> list[keras.Variable]:
+        """The masker's variables; empty where nothing is trained."""
+        return self.masker.trainable_variables if self.masker is not None else []
+
+    def inference_model(self, image_size: int) -> keras.Model | None:
+        """A model that maps normalised images [B,S,S,3] to masks [B,S,S,N], to be saved."""
+        return None
+
+
+@MASKINGS.register("none", "nothing is hidden: the plain objective between two views")
+class NoMasking(Masking):
+    """No occluded views at all."""
+
+    num_masks = 0
+    clean_weight = 1.0

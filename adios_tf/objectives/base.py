@@ -1,0 +1,156 @@
+"""What every objective is: a distance for a directed pair of views, and what it must remember.
+
+A *view* is a named batch of images: `clean1`, `clean2`, and their copies with something hidden,
+`occluded1`, `occluded2`. A *pair* names the view whose embedding is trained (`query`) and the
+view it is compared with (`key`).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from adios_tf.objectives.losses import cosine_ramp
+from adios_tf.registry import Registry
+
+OBJECTIVES = Registry("objective")
+
+
+class Pair(NamedTuple):
+    """A directed pair of views; `weight` is a number or a tensor [B]."""
+
+    query: str
+    key: str
+    weight: Any = 1.0
+
+
+class Embedding(NamedTuple):
+    """What an objective knows of one view; a part that no pair needs is None.
+
+    Attributes:
+      features: [B,D] of the online encoder.
+      query: [B,P], what is trained.
+      key: [B,P], what others are compared with.
+    """
+
+    features: tf.Tensor | None = None
+    query: tf.Tensor | None = None
+    key: tf.Tensor | None = None
+
+
+def copy_of(model: keras.Model) -> keras.Model:
+    """Returns a model of the same architecture and weights."""
+    twin = keras.models.clone_model(model)
+    if not twin.built:
+        twin.build(model.input_shape)
+    twin.set_weights(model.get_weights())
+    return twin
+
+
+class Objective(keras.layers.Layer):
+    """Base class. A subclass says how a view is embedded and how one pair is scored.
+
+    Args:
+      encoder: images [B,H,W,3] -> features [B,D].
+      projector: features -> projections [B,P].
+      predictor: projections -> predictions [B,P], where the method has one.
+
+    Attributes:
+      masked_views: which of the two views get an occluded copy by default.
+    """
+
+    masked_views: tuple[str, ...] = ("view2",)
+
+    def __init__(
+        self,
+        encoder: keras.Model,
+        projector: keras.Model,
+        predictor: keras.Model | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.encoder, self.projector, self.predictor = encoder, projector, predictor
+
+    def trained_variables(self) -> list[keras.Variable]:
+        """The variables that descend: encoder and projector (EMA copies are not among them)."""
+        return self.encoder.trainable_variables + self.projector.trainable_variables
+
+    def predictor_variables(self) -> list[keras.Variable]:
+        """The predictor's variables, apart because SimSiam gives them a rate of their own."""
+        return self.predictor.trainable_variables if self.predictor is not None else []
+
+    def embed(self, images: tf.Tensor, query: bool, key: bool, training: bool = True) -> Embedding:
+        """Encodes one view, [B,H,W,3] -> Embedding, with the parts that are asked for."""
+        raise NotImplementedError
+
+    def distance(self, query: Embedding, key: Embedding) -> tf.Tensor:
+        """The distance of a directed pair, per example [B], smaller = more alike."""
+        raise NotImplementedError
+
+    def symmetric(self, first: str, second: str) -> tuple[Pair, ...]:
+        """The method's own loss between two views, as pairs."""
+        return (Pair(first, second), Pair(second, first))
+
+    def occluded_pairs(self, masked_views: Sequence[str]) -> tuple[Pair, ...]:
+        """The pairs of one mask slot: each occluded view with the other clean one."""
+        pairs: tuple[Pair, ...] = ()
+        for view in masked_views:
+            mine = view[-1]
+            other = "2" if mine == "1" else "1"
+            pairs += self.symmetric(f"occluded{mine}", f"clean{other}")
+        return tuple(p._replace(weight=p.weight / len(masked_views)) for p in pairs)
+
+    def loss(self, views: Mapping[str, Embedding], pairs: Sequence[Pair]) -> tf.Tensor:
+        """The weighted sum of the pairs' distances, averaged over this replica's batch."""
+        terms = []
+        for pair in pairs:
+            distance = self.distance(views[pair.query], views[pair.key])
+            terms.append(tf.reduce_mean(tf.cast(pair.weight, distance.dtype) * distance))
+        return tf.add_n(terms) if terms else tf.zeros(())
+
+    def after_step(self, clean: Mapping[str, Embedding], step: tf.Tensor) -> None:
+        """What must be remembered once both updates are done (EMA copies, queues)."""
+
+
+class Momentum(Objective):
+    """An objective whose keys come from an exponential moving average of encoder and projector.
+
+    Args:
+      ema_base, ema_final: momentum at the first and the last step, cosine in between.
+      total_steps: length of training in updates; None keeps the momentum at `ema_base`.
+    """
+
+    def __init__(
+        self,
+        encoder: keras.Model,
+        projector: keras.Model,
+        predictor: keras.Model | None = None,
+        ema_base: float = 0.99,
+        ema_final: float = 1.0,
+        total_steps: int | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(encoder, projector, predictor, **kwargs)
+        self.ema_base, self.ema_final, self.total_steps = ema_base, ema_final, total_steps
+        self.target_encoder, self.target_projector = copy_of(encoder), copy_of(projector)
+
+    def target(self, images: tf.Tensor, training: bool) -> tf.Tensor:
+        """Projections of the moving average, without gradient.
+
+        Run in training mode as in the official code: batch statistics, not running averages.
+        """
+        features = self.target_encoder(images, training=training)
+        return tf.stop_gradient(self.target_projector(features, training=training))
+
+    def after_step(self, clean: Mapping[str, Embedding], step: tf.Tensor) -> None:
+        """Moves the targets: after every step, the first included."""
+        momentum = tf.constant(self.ema_base)
+        if self.total_steps is not None:
+            momentum = cosine_ramp(step, self.total_steps, self.ema_base, self.ema_final)
+        targets = (
+            self.target_encoder.trainable_variables + self.target_projector.trainable_variables
+        )
+        for slow, fast in zip(targets, self.trained_variables(), strict=True):
+            keep = tf.cast(momentum, slow.dtype)
+            slow.assign(keep * slow + (1 - keep) * fast)

@@ -1,0 +1,48 @@
+"""BYOL (Grill et al., 2020): predict the projection of a slowly moving copy."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from adios_tf.nets import build_predictor, build_projector
+from adios_tf.objectives.base import OBJECTIVES, Embedding, Momentum
+from adios_tf.objectives.losses import negative_cosine
+
+
+@OBJECTIVES.register("byol", "predict the projection of a slowly moving copy (EMA)")
+class BYOL(Momentum):
+    """The distance is 2 - 2 cos(prediction, target); both directions are summed.
+
+    Args:
+      hidden_dim, output_dim: of the projector; `predictor_dim`: hidden width of the predictor.
+      ema_base, ema_final, total_steps: see `Momentum`.
+    """
+
+    def __init__(
+        self,
+        encoder: keras.Model,
+        hidden_dim: int = 4096,
+        output_dim: int = 256,
+        predictor_dim: int = 4096,
+        projector: keras.Model | None = None,
+        predictor: keras.Model | None = None,
+        **kwargs: Any,
+    ):
+        projector = projector or build_projector(
+            "byol", encoder.output_shape[-1], hidden_dim, output_dim
+        )
+        predictor = predictor or build_predictor("byol", output_dim, predictor_dim, output_dim)
+        super().__init__(encoder, projector, predictor, **kwargs)
+
+    def embed(self, images: tf.Tensor, query: bool, key: bool, training: bool = True) -> Embedding:
+        features = prediction = None
+        if query:
+            features = self.encoder(images, training=training)
+            prediction = self.predictor(
+                self.projector(features, training=training), training=training
+            )
+        return Embedding(features, prediction, self.target(images, training) if key else None)
+
+    def distance(self, query: Embedding, key: Embedding) -> tf.Tensor:
+        return 2 + 2 * negative_cosine(query.query, key.key)

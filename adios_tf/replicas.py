@@ -1,0 +1,53 @@
+"""What one replica must know of the others, so that R replicas compute what one would."""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+
+def count() -> int:
+    """Returns how many replicas share the global batch (1 outside a strategy)."""
+    context = tf.distribute.get_replica_context()
+    return 1 if context is None else context.num_replicas_in_sync
+
+
+def start_row(local_rows: tf.Tensor) -> tf.Tensor:
+    """Returns where this replica's rows begin in the global batch; int32 scalar."""
+    if count() == 1:
+        return tf.constant(0)
+    return tf.distribute.get_replica_context().replica_id_in_sync_group * local_rows
+
+
+def gather(x: tf.Tensor) -> tf.Tensor:
+    """Returns the rows of all replicas in order, [B,...] -> [R*B,...].
+
+    The gradient flows back to every replica, so a loss of gathered rows, divided by the
+    number of replicas and summed over them, moves the weights as one device would.
+    """
+    if count() == 1:
+        return x
+    return tf.distribute.get_replica_context().all_gather(x, axis=0)
+
+
+def permute(x: tf.Tensor, order: tf.Tensor) -> tf.Tensor:
+    """Returns this replica's part of the global batch re-ordered: row i becomes row order[i].
+
+    Args:
+      x: this replica's rows, [B,...].
+      order: int32 [R*B], a permutation of the global batch.
+    """
+    rows = tf.shape(x)[0]
+    begin = start_row(rows)
+    return tf.gather(gather(x), order[begin : begin + rows])
+
+
+def draw(sampler: Callable[[tf.Tensor], tf.Tensor], local_rows: tf.Tensor) -> tf.Tensor:
+    """Returns this replica's rows of a random draw for the global batch.
+
+    Args:
+      sampler: given the number of rows of the global batch, returns as many rows; seeded
+        alike on all replicas.
+      local_rows: rows that this replica wants.
+    """
+    begin = start_row(local_rows)
+    return sampler(local_rows * count())[begin : begin + local_rows]

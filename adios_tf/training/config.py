@@ -1,0 +1,177 @@
+"""Every setting of a pretraining run, in one frozen dataclass; each field is a flag."""
+
+import dataclasses
+
+from adios_tf.cli import setting
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainConfig:
+    """Settings of `adios_tf.training.run.pretrain` and flags of `bin/pretrain.py`."""
+
+    # ------------------------------------------------------------------ run
+    run_dir: str = setting("", "folder that the run writes; required", "run")
+    resume: bool = setting(True, "continue from the run folder's last checkpoint", "run")
+    init_from: str = setting("", "run folder whose weights to start from", "run")
+    init_parts: str = setting(
+        "all", "which weights --init_from brings", "run", choices=("all", "encoder")
+    )
+    seed: int = setting(0, "of weights, data order, augmentation and masks", "run", least=0)
+    plugins: tuple[str, ...] = setting((), "modules to import first (own objectives, ...)", "run")
+    list: bool = setting(False, "print what can be named in flags, and stop", "run")
+
+    # ------------------------------------------------------------------ data
+    dataset: str = setting("shapes", "catalog or TFDS name, or a folder of images", "data")
+    data_dir: str = setting("", "where prepared TFDS data sets lie; empty = TFDS's own", "data")
+    download: bool = setting(False, "let TFDS download a data set that is not there", "data")
+    class_list: str = setting("", "file of class names that restricts the data set", "data")
+    train_split: str = setting("", "TFDS split to train on; empty = the catalog's", "data")
+    test_split: str = setting("", "TFDS split for the final kNN; empty = the catalog's", "data")
+    train_images: int = setting(0, "train on the first so many images; 0 = all", "data", least=0)
+    skip_broken: bool = setting(False, "leave unreadable images out, and count them", "data")
+    image_size: int = setting(0, "side of the views; 0 = the catalog's", "data", least=0)
+    batch_size: int = setting(128, "images per update over all devices", "data", least=1)
+    cache: str = setting(
+        "auto", "keep the decoded images in memory", "data", choices=("auto", "yes", "no")
+    )
+
+    # ------------------------------------------------------------------ augmentation
+    min_scale: float = setting(
+        0.08, "smallest area of a random crop", "augmentation", above=0, most=1
+    )
+    brightness: float = setting(0.8, "jitter strength", "augmentation", least=0)
+    contrast: float = setting(0.8, "jitter strength", "augmentation", least=0)
+    saturation: float = setting(0.8, "jitter strength", "augmentation", least=0)
+    hue: float = setting(0.2, "jitter strength", "augmentation", least=0, most=0.5)
+    jitter_prob: float = setting(0.8, "how often colours jitter", "augmentation", least=0, most=1)
+    gray_prob: float = setting(0.2, "how often colour is dropped", "augmentation", least=0, most=1)
+    blur_prob: float = setting(0.5, "how often a view is blurred", "augmentation", least=0, most=1)
+    solarize_prob: float = setting(
+        0.0, "how often it is solarized", "augmentation", least=0, most=1
+    )
+    flip_prob: float = setting(0.5, "how often it is mirrored", "augmentation", least=0, most=1)
+
+    # ------------------------------------------------------------------ encoder
+    backbone: str = setting("resnet18", "see --list", "encoder")
+    stem: str = setting(
+        "auto",
+        "first layers of a ResNet: auto = small up to 64 pixels",
+        "encoder",
+        choices=("auto", "small", "imagenet", "adios_cifar"),
+    )
+
+    # ------------------------------------------------------------------ objective
+    objective: str = setting("simclr", "see --list", "objective")
+    temperature: float = setting(0.2, "of contrastive objectives", "objective", above=0)
+    hidden_dim: int = setting(2048, "hidden width of the projector", "objective", least=1)
+    output_dim: int = setting(128, "width of the projections", "objective", least=1)
+    predictor_dim: int = setting(512, "hidden width of the predictor", "objective", least=1)
+    ema_base: float = setting(0.99, "momentum of EMA copies at first", "objective", least=0, most=1)
+    ema_final: float = setting(1.0, "momentum of EMA copies at last", "objective", least=0, most=1)
+    symmetric_mask: bool = setting(True, "SimSiam: also clean predicts occluded", "objective")
+    no_mask: bool = setting(True, "SimSiam: also clean predicts clean", "objective")
+    both_mask: bool = setting(True, "SimSiam: also occluded predicts occluded", "objective")
+    queue_size: int = setting(65536, "MoCo: negatives that are kept", "objective", least=1)
+    symmetric: bool = setting(False, "MoCo: both views are query once", "objective")
+
+    # ------------------------------------------------------------------ masking
+    masking: str = setting("adversarial", "see --list", "masking")
+    num_masks: int = setting(4, "mask slots N of a learned masking", "masking", least=1)
+    masked_views: str = setting(
+        "auto",
+        "which views get an occluded copy; auto = the objective's choice",
+        "masking",
+        choices=("auto", "second", "both"),
+    )
+    clean_weight: float = setting(
+        -1.0, "weight of the distance between the clean views; -1 = the method's", "masking"
+    )
+    slot_reduction: str = setting(
+        "auto",
+        "how the slots' distances add up; auto = the masking's own",
+        "masking",
+        choices=("auto", "sum", "mean"),
+    )
+    fill: str = setting("erase", "what covers the hole; see --list", "masking")
+    sparsity_weight: float = setting(1.0, "alpha1 of ADIOS", "masking", least=0)
+    entropy_weight: float = setting(0.0, "> 0 favours slots of equal size", "masking")
+    entropy_kind: str = setting(
+        "coverage",
+        "entropy of what; the official ADIOS term is softmax[_joint] at -alpha2 * batch size",
+        "masking",
+        choices=("coverage", "softmax", "softmax_joint"),
+    )
+    masker_base: int = setting(32, "U-Net width c", "masking", least=1)
+    masker_norm: str = setting("gn", "U-Net norm", "masking", choices=("gn", "in", "no"))
+    masker_blocks: int = setting(0, "U-Net depth K; 0 = by image side", "masking", least=0)
+
+    # ------------------------------------------------------------------ optimisation
+    update: str = setting(
+        "alternating",
+        "masker's step after the encoder's, or both from one backward pass",
+        "optimisation",
+        choices=("alternating", "simultaneous"),
+    )
+    epochs: int = setting(100, "passes over the data", "optimisation", least=1)
+    optimizer: str = setting(
+        "lars", "of encoder and masker", "optimisation", choices=("lars", "sgd", "adamw")
+    )
+    learning_rate: float = setting(0.4, "of the encoder", "optimisation", above=0)
+    masker_learning_rate: float = setting(0.1, "of the masker", "optimisation", above=0)
+    weight_decay: float = setting(1e-5, "of encoder and masker", "optimisation", least=0)
+    momentum: float = setting(0.9, "of SGD and LARS", "optimisation", least=0, most=1)
+    lars_eta: float = setting(0.02, "trust coefficient of LARS", "optimisation", above=0)
+    lars_clip: bool = setting(True, "LARS never exceeds the learning rate", "optimisation")
+    schedule: str = setting(
+        "warmup_cosine",
+        "of the learning rates, stepped once per epoch",
+        "optimisation",
+        choices=("warmup_cosine", "cosine", "step", "constant"),
+    )
+    schedule_per_epoch: bool = setting(
+        True, "false: warm-up and cosine move with every update", "optimisation"
+    )
+    warmup_epochs: int = setting(10, "length of the warm-up", "optimisation", least=0)
+    warmup_start: float = setting(0.003, "learning rate it starts from", "optimisation", least=0)
+    milestones: tuple[int, ...] = setting((60, 80), "epochs at which `step` drops", "optimisation")
+    constant_predictor: bool = setting(
+        False, "keep the predictor's rate constant (SimSiam)", "optimisation"
+    )
+    accumulate: int = setting(1, "batches whose gradients make one update", "optimisation", least=1)
+
+    # ------------------------------------------------------------------ machine
+    precision: str = setting(
+        "float32",
+        "of activations; losses and penalties stay in float32",
+        "machine",
+        choices=("float32", "mixed_bfloat16", "mixed_float16"),
+    )
+    xla: bool = setting(False, "compile the step with XLA (slower on CPU, see docs)", "machine")
+    lean_memory: bool = setting(
+        False, "one occluded copy in memory at a time, at some cost in time", "machine"
+    )
+    devices: int = setting(0, "use so many of the devices found; 0 = all", "machine", least=0)
+
+    # ------------------------------------------------------------------ monitoring
+    probe: bool = setting(True, "train an online linear probe where there are labels", "monitoring")
+    probe_learning_rate: float = setting(0.1, "of the probe", "monitoring", above=0)
+    knn_every: int = setting(
+        0, "kNN accuracy every so many epochs; 0 = before and after only", "monitoring", least=0
+    )
+    knn_train_images: int = setting(
+        10000, "labelled images that vote in kNN; 0 = all", "monitoring", least=0
+    )
+    knn_test_images: int = setting(
+        2000, "images that kNN is tested on; 0 = all", "monitoring", least=0
+    )
+    picture_every: int = setting(
+        1, "mask panel every so many epochs; 0 = last only", "monitoring", least=0
+    )
+    picture_images: int = setting(8, "rows of the mask panel", "monitoring", least=1)
+    keep_checkpoints: int = setting(2, "newest checkpoints to keep", "monitoring", least=1)
+    checkpoint_steps: int = setting(
+        0, "also save every so many updates inside an epoch; 0 = no", "monitoring", least=0
+    )
+    stop_on_collapse: bool = setting(
+        True, "stop when the features collapse to a point", "monitoring"
+    )

@@ -1,0 +1,208 @@
+"""The distance over all mask slots, and its gradients for the encoder and for the masks.
+
+The clean views are encoded once per update, not once per mask: each slot is differentiated down
+to the clean embeddings, their gradients are summed over the slots, and only the sum is carried
+back through the encoder. The result is the gradient of the whole sum, at N+1 encoder passes.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from adios_tf.errors import UserError
+from adios_tf.masking import Fill
+from adios_tf.masking.base import Masks
+from adios_tf.objectives import Embedding, Objective
+from adios_tf.training.probe import Probe
+
+
+class Result(NamedTuple):
+    """What one pass over all slots yields.
+
+    Attributes:
+      distance: the objective over all slots and clean pairs, averaged over this replica's batch.
+      encoder: scaled gradients of encoder, projector, predictor and probe; [] if not asked for.
+      slots: per slot {view: scaled gradient [B,S,S]}; [] if not asked for.
+      clean: embeddings of the clean views.
+      probe: `probe_loss` and `probe_accuracy`, {} without a probe.
+      scale: what the gradients are multiplied by.
+    """
+
+    distance: tf.Tensor
+    encoder: list[tf.Tensor]
+    slots: list[Masks]
+    clean: dict[str, Embedding]
+    probe: dict[str, tf.Tensor]
+    scale: tf.Tensor
+
+
+def _tensors(views: Mapping[str, Embedding]) -> list[tf.Tensor]:
+    """The distinct tensors that pairs read (SimCLR's query and key are one and the same)."""
+    found = [part for view in views.values() for part in view[1:] if part is not None]
+    return list({id(part): part for part in found}.values())
+
+
+def _plus(total: list[tf.Tensor | None], more: Sequence[tf.Tensor | None]) -> list:
+    return [a if b is None else b if a is None else a + b for a, b in zip(total, more, strict=True)]
+
+
+class Differentiator:
+    """See the module. The arguments are those of `Pretrainer`."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        fill: Fill,
+        masked_views: Sequence[str],
+        clean_weight: float,
+        slot_reduction: str,
+        probe: Probe | None,
+        lean_memory: bool,
+    ):
+        if slot_reduction not in ("sum", "mean"):
+            raise UserError(f"slot_reduction must be sum or mean, got {slot_reduction!r}")
+        self.objective, self.fill, self.probe = objective, fill, probe
+        self.masked_views, self.clean_weight = masked_views, clean_weight
+        self.slot_reduction, self.lean_memory = slot_reduction, lean_memory
+        self.clean_pairs = objective.symmetric("clean2", "clean1") if clean_weight else ()
+        self.occluded_pairs = objective.occluded_pairs(masked_views) if masked_views else ()
+        pairs = (*self.clean_pairs, *self.occluded_pairs)
+        self._queries = {pair.query for pair in pairs}
+        self._keys = {pair.key for pair in pairs}
+        self._clean = sorted(v for v in self._queries | self._keys if v.startswith("clean"))
+        # Evaluation sees clean images, so BatchNorm's running averages follow the clean views;
+        # the occluded ones only where the online encoder never sees a clean view (MoCo + ADIOS).
+        sees_clean = any(view.startswith("clean") for view in self._queries)
+        self._moving = "clean" if sees_clean else "occluded"
+
+    def trained_variables(self) -> list[keras.Variable]:
+        """The encoder side's variables, in the order of the gradients."""
+        probe = self.probe.trainable_variables if self.probe is not None else []
+        body = self.objective.trained_variables() + self.objective.predictor_variables()
+        return body + probe
+
+    def __call__(
+        self,
+        batch: Mapping[str, tf.Tensor],
+        slots: Sequence[Masks],
+        seed: tf.Tensor,
+        scale: tf.Tensor,
+        encoder: bool,
+        masks: bool,
+    ) -> Result:
+        """Differentiates the distance.
+
+        Args:
+          batch: `view1`, `view2` [B,S,S,3] and, for a probe, `label` [B].
+          slots: per slot {view: mask [B,S,S]}, 1 = hidden.
+          seed: int32 [2], for fills that draw.
+          scale: multiplies the gradients, not the distance.
+          encoder: whether gradients of the encoder side are wanted; if so, the running
+            averages of BatchNorm move, and otherwise not.
+          masks: whether gradients of the masks are wanted.
+        """
+        scale = tf.convert_to_tensor(scale)
+        variables = self.trained_variables() if encoder else []
+        with tf.GradientTape(watch_accessed_variables=encoder) as clean_tape:
+            images = {name: batch[f"view{name[-1]}"] for name in self._clean}
+            clean = self._embed(images, moving=encoder)
+            clean_distance = self.clean_weight * self.objective.loss(clean, self.clean_pairs)
+            clean_loss = clean_distance + self._regularisation()
+            probe = self._probe(batch, clean) if encoder and self.probe is not None else {}
+            clean_loss = tf.cast(scale, clean_loss.dtype) * (
+                clean_loss + probe.get("probe_loss", 0.0)
+            )
+
+        boundary = _tensors(clean)
+        distance, of_slots, before = clean_distance, [], []
+        of_encoder: list = [None] * len(variables)
+        of_boundary: list = [None] * len(boundary)
+        for n, slot in enumerate(slots):
+            # Waiting for the slot before frees its activations before ours are computed.
+            with tf.control_dependencies(before if self.lean_memory else []):
+                with tf.GradientTape(watch_accessed_variables=encoder) as tape:
+                    tape.watch(boundary if encoder else [])
+                    tape.watch(list(slot.values()) if masks else [])
+                    slot_distance = self._slot_distance(
+                        batch,
+                        clean,
+                        slot,
+                        tf.random.experimental.stateless_fold_in(seed, n),
+                        encoder,
+                    )
+                    if self.slot_reduction == "mean":
+                        slot_distance /= len(slots)
+                    loss = tf.cast(scale, slot_distance.dtype) * slot_distance
+                wanted_masks = slot if masks else {}
+                more, more_boundary, more_masks = tape.gradient(
+                    loss, [variables, boundary if encoder else [], wanted_masks]
+                )
+            distance += slot_distance
+            of_encoder = _plus(of_encoder, more)
+            if encoder:
+                of_boundary = _plus(of_boundary, more_boundary)
+            if masks:
+                of_slots.append(more_masks)
+            before = [g for g in tf.nest.flatten([more, more_masks]) if g is not None]
+
+        if encoder:
+            reached = [(t, g) for t, g in zip(boundary, of_boundary, strict=True) if g is not None]
+            through_clean = clean_tape.gradient(
+                [clean_loss, *(tensor for tensor, _ in reached)],
+                variables,
+                [tf.ones_like(clean_loss), *(gradient for _, gradient in reached)],
+                unconnected_gradients="zero",
+            )
+            of_encoder = _plus(through_clean, of_encoder)
+        return Result(distance, of_encoder, of_slots, clean, probe, scale)
+
+    def _embed(self, images: Mapping[str, tf.Tensor], moving: bool) -> dict[str, Embedding]:
+        embeddings = {}
+        for name, view in images.items():
+            roles = name in self._queries, name in self._keys
+            if moving and name.startswith(self._moving):
+                embeddings[name] = self.objective.embed(view, *roles)
+            else:
+                with keras.StatelessScope():  # updates of running averages are dropped
+                    embeddings[name] = self.objective.embed(view, *roles)
+        return embeddings
+
+    def _slot_distance(
+        self,
+        batch: Mapping[str, tf.Tensor],
+        clean: Mapping[str, Embedding],
+        slot: Masks,
+        seed: tf.Tensor,
+        moving: bool,
+    ) -> tf.Tensor:
+        """The objective with what one slot hides covered."""
+        filled = {
+            view: self.fill.cover(batch[view], slot[view], seed) for view in self.masked_views
+        }
+        images = {f"occluded{view[-1]}": cover.images for view, cover in filled.items()}
+        views = {**clean, **self._embed(images, moving)}
+        pairs, views = self.fill.weigh(self.occluded_pairs, views, slot, filled)
+        return self.objective.loss(views, pairs)
+
+    def _regularisation(self) -> tf.Tensor | float:
+        """Weight regularisers that a user's own encoder may carry."""
+        losses = self.objective.encoder.losses
+        return tf.add_n(losses) if losses else 0.0
+
+    def _probe(
+        self, batch: Mapping[str, tf.Tensor], clean: Mapping[str, Embedding]
+    ) -> dict[str, tf.Tensor]:
+        """The probe's loss and accuracy, averaged over its views."""
+        encoded = {name: e.features for name, e in clean.items() if e.features is not None}
+        names = self.probe.views or tuple(encoded) or ("clean1",)
+        scores = []
+        for name in names:
+            features = encoded.get(name)
+            if features is None:
+                with keras.StatelessScope():
+                    features = self.objective.encoder(batch[f"view{name[-1]}"], training=True)
+            scores.append(self.probe(features, batch["label"]))
+        loss, accuracy = (tf.add_n(part) / len(names) for part in zip(*scores, strict=True))
+        return {"probe_loss": loss, "probe_accuracy": accuracy}

@@ -1,0 +1,259 @@
+"""The sentence itself: the encoder shrinks a distance, the masker grows it.
+
+`Pretrainer.train_step` reads like the algorithm and knows no method by name: an objective, a
+masking and a fill say what to do. Shapes: B images per replica of side S, N mask slots.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from adios_tf import replicas
+from adios_tf.errors import UserError
+from adios_tf.masking import FILLS, Fill, Masking
+from adios_tf.masking.base import Masks
+from adios_tf.objectives import Objective
+from adios_tf.training.differentiate import Differentiator, Result
+from adios_tf.training.probe import Probe
+
+UPDATES = ("alternating", "simultaneous")
+
+
+class Pretrainer(keras.Model):
+    """Trains an encoder against a masker.
+
+    Args:
+      objective: the distance between views; holds the encoder.
+      masking: what is hidden; holds the masker where one is trained.
+      fill: what covers the hole, a `Fill` or its registered name.
+      masked_views: which views get an occluded copy; None = the objective's choice.
+      clean_weight: weight of the objective between the two clean views; None = what the fill
+        or else the masking ask for (0 for ADIOS, 1 for MixMask and without masking).
+      slot_reduction: `sum` over the slots as in the ADIOS code, or `mean`.
+      update: `alternating` (the papers': encoder first, then the masker against the updated
+        encoder) or `simultaneous` (one backward pass, the masker's gradient reversed).
+      probe: an online linear classifier on features without gradient, or None.
+      lean_memory: process the slots strictly one after another, so that the activations of
+        only one occluded copy are alive at a time.
+      seed: of every random draw inside the step; draws depend on (seed, step) alone.
+
+    Call `compile` with the optimizers, then `fit` on a dataset of batches
+    {"view1", "view2": [B,S,S,3] float32, "label": [B] and "mask1", "mask2": [B,S,S] optional}.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        masking: Masking,
+        fill: Fill | str = "erase",
+        masked_views: Sequence[str] | None = None,
+        clean_weight: float | None = None,
+        slot_reduction: str = "sum",
+        update: str = "alternating",
+        probe: Probe | None = None,
+        lean_memory: bool = False,
+        seed: int = 0,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        if update not in UPDATES:
+            raise UserError(f"update must be one of {', '.join(UPDATES)}, got {update!r}")
+        self.objective, self.masking, self.probe = objective, masking, probe
+        self.fill = FILLS[fill]() if isinstance(fill, str) else fill
+        self.update, self.seed = update, seed
+        views = tuple(masked_views or objective.masked_views) if masking.num_masks else ()
+        if clean_weight is None:
+            asked_by_fill = self.fill.clean_weight if views else None
+            clean_weight = masking.clean_weight if asked_by_fill is None else asked_by_fill
+        self.differentiator = Differentiator(
+            objective, self.fill, views, clean_weight, slot_reduction, probe, lean_memory
+        )
+        self.masked_views = views
+        self.step = self.add_weight(
+            shape=(), dtype="int64", initializer="zeros", trainable=False, name="step"
+        )
+        names = ["distance"]
+        names += ["masker_objective", "penalty"] if masking.trained_variables() else []
+        names += ["probe_loss", "probe_accuracy"] if probe is not None else []
+        self._means = {name: keras.metrics.Mean(name) for name in names}
+        self.built = True
+
+    # ------------------------------------------------------------------ the algorithm
+
+    def train_step(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """One update of encoder and masker on this replica's part of the global batch."""
+        seeds = self._seeds()
+
+        with tf.GradientTape() as masker_tape:
+            masks = self._masks(batch, seeds["masks"])
+            penalty = self.masking.penalty(masks)
+            slots = self.masking.slots(masks, seeds["encoder"])
+            slots_anew = self.masking.slots(masks, seeds["masker"])
+
+        # The encoder takes a step to shrink the distance; the masks stand still.
+        trains_masker = self.masker_optimizer is not None
+        together = trains_masker and self.update == "simultaneous"
+        ours = self._differentiate(batch, slots, seeds, encoder=True, masks=together)
+        self._descend_encoder(ours)
+        results = {"distance": ours.distance, **ours.probe}
+
+        # The masker takes a step to grow it; the encoder, already updated, stands still.
+        if trains_masker:
+            theirs = ours
+            if not together:
+                slots = slots_anew
+                theirs = self._differentiate(batch, slots, seeds, encoder=False, masks=True)
+            self._ascend_masker(masker_tape, slots, theirs, penalty)
+            results |= {"masker_objective": theirs.distance - penalty, "penalty": penalty}
+
+        self.objective.after_step(ours.clean, self.step)
+        self.step.assign_add(1)
+        return self._averaged(results)
+
+    # ------------------------------------------------------------------ its verbs
+
+    def _masks(self, batch: Mapping[str, tf.Tensor], seed: tf.Tensor) -> Masks:
+        """Returns {view: [B,S,S,N]} for the views that are masked."""
+        return {
+            view: self.masking.masks(
+                batch[view],
+                batch.get(f"mask{view[-1]}"),
+                tf.random.experimental.stateless_fold_in(seed, int(view[-1])),
+            )
+            for view in self.masked_views
+        }
+
+    def _differentiate(
+        self,
+        batch: Mapping[str, tf.Tensor],
+        slots: Sequence[Masks],
+        seeds: Mapping[str, tf.Tensor],
+        encoder: bool,
+        masks: bool,
+    ) -> Result:
+        """Distance and gradients, scaled for replicas and for half precision."""
+        optimizer = self.optimizer if encoder else self.masker_optimizer
+        scale = optimizer.scale_loss(1.0 / replicas.count())
+        slots = [{view: tf.stop_gradient(mask) for view, mask in slot.items()} for slot in slots]
+        return self.differentiator(batch, slots, seeds["fill"], scale, encoder, masks)
+
+    def _descend_encoder(self, result: Result) -> None:
+        groups = self._encoder_groups()
+        gradients = iter(result.encoder)
+        for optimizer, variables in groups:
+            optimizer.apply([next(gradients) for _ in variables], variables)
+
+    def _ascend_masker(
+        self, tape: tf.GradientTape, slots: Sequence[Masks], result: Result, penalty: tf.Tensor
+    ) -> None:
+        """Chains the distance's gradient, reversed, with the masker's, and adds the penalty's."""
+        scale = self.masker_optimizer.scale_loss(1.0 / replicas.count())
+        reverse = -scale / result.scale
+        targets = [slot[view] for slot in slots for view in self.masked_views]
+        uphill = [
+            tf.cast(reverse, slot[view].dtype) * slot[view]
+            for slot in result.slots
+            for view in self.masked_views
+        ]
+        variables = self.masking.trained_variables()
+        gradients = tape.gradient(
+            [*targets, penalty],
+            variables,
+            [*uphill, tf.cast(scale, penalty.dtype)],
+            unconnected_gradients="zero",
+        )
+        self.masker_optimizer.apply(gradients, variables)
+
+    def _seeds(self) -> dict[str, tf.Tensor]:
+        """Seeds that depend on (seed, step) alone, so that a resumed run repeats them."""
+        now = tf.stack([tf.constant(self.seed, tf.int64), tf.convert_to_tensor(self.step)])
+        names = ("masks", "encoder", "masker", "fill")
+        fold = tf.random.experimental.stateless_fold_in
+        return {name: tf.cast(fold(now, n), tf.int32) for n, name in enumerate(names)}
+
+    def _averaged(self, results: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        for name, value in results.items():
+            self._means[name].update_state(value)
+        return {name: mean.result() for name, mean in self._means.items()}
+
+    # ------------------------------------------------------------------ what Keras asks for
+
+    def compile(
+        self,
+        optimizer: keras.optimizers.Optimizer,
+        masker_optimizer: keras.optimizers.Optimizer | None = None,
+        predictor_optimizer: keras.optimizers.Optimizer | None = None,
+        probe_optimizer: keras.optimizers.Optimizer | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Gives each side its optimizer and builds them, so that checkpoints restore them.
+
+        Args:
+          optimizer: of encoder and projector.
+          masker_optimizer: of the masker; required where the masking trains one.
+          predictor_optimizer: of the predictor; None = `optimizer`. SimSiam keeps its rate
+            constant.
+          probe_optimizer: of the probe; None = SGD at 0.1 with momentum 0.9.
+          **kwargs: `run_eagerly`, `jit_compile` of `keras.Model.compile`.
+
+        Raises:
+          UserError: the masking trains a masker and `masker_optimizer` is missing.
+        """
+        trains_masker = bool(self.masking.trained_variables())
+        if trains_masker and masker_optimizer is None:
+            raise UserError("this masking trains a masker: give compile a masker_optimizer too")
+        kwargs.setdefault("jit_compile", False)
+        half = keras.mixed_precision.dtype_policy().name == "mixed_float16"
+
+        def prepared(given: keras.optimizers.Optimizer | None) -> Any:
+            wrapped = isinstance(given, keras.optimizers.LossScaleOptimizer)
+            if given is None or wrapped or not half:
+                return given
+            return keras.optimizers.LossScaleOptimizer(given)
+
+        super().compile(optimizer=prepared(optimizer), auto_scale_loss=False, **kwargs)
+        self.masker_optimizer = prepared(masker_optimizer) if trains_masker else None
+        self.predictor_optimizer = prepared(predictor_optimizer)
+        self.probe_optimizer = None
+        if self.probe is not None:
+            self.probe_optimizer = probe_optimizer or keras.optimizers.SGD(0.1, momentum=0.9)
+        for group, variables in self._encoder_groups():
+            group.build(variables)
+        if self.masker_optimizer is not None:
+            self.masker_optimizer.build(self.masking.trained_variables())
+
+    def _encoder_groups(self) -> list[tuple[keras.optimizers.Optimizer, list[keras.Variable]]]:
+        """The encoder side's optimizers, each with its variables, in the order of gradients."""
+        body = self.objective.trained_variables()
+        predictor = self.objective.predictor_variables()
+        if self.predictor_optimizer is None or not predictor:
+            groups = [(self.optimizer, body + predictor)]
+        else:
+            groups = [(self.optimizer, body), (self.predictor_optimizer, predictor)]
+        if self.probe is not None:
+            groups.append((self.probe_optimizer, self.probe.trainable_variables))
+        return groups
+
+    def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Features of normalised images, [B,S,S,3] -> [B,D]."""
+        return self.objective.encoder(images, training=training)
+
+    def make_train_function(self, force: bool = False) -> None:
+        """As in Keras, but averages the step's results over workers as well as replicas.
+
+        Keras 3's own reduction takes a mean over axis 0, which scalars do not have, when
+        several workers train together.
+        """
+        if self.train_function is not None and not force:
+            return
+        strategy = self.distribute_strategy
+
+        def one_step(batch: Any) -> dict[str, tf.Tensor]:
+            results = strategy.run(self.train_step, args=(batch,))
+            return {k: strategy.reduce("MEAN", v, axis=None) for k, v in results.items()}
+
+        if not self.run_eagerly:
+            one_step = tf.function(one_step, jit_compile=self.jit_compile)
+        self.train_function = lambda iterator: one_step(next(iterator))

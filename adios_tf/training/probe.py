@@ -1,0 +1,45 @@
+"""An online linear classifier: what labels can be read from the features while they form."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+class Probe(keras.layers.Layer):
+    """A linear layer on features without gradient, so it never reaches the encoder.
+
+    Args:
+      feature_dim: D.
+      num_classes: number of labels; a label of -1 means none and is ignored.
+      views: which clean views it reads. A view that the objective encodes anyway costs nothing;
+        another one is encoded for it, without gradient.
+    """
+
+    def __init__(
+        self,
+        feature_dim: int,
+        num_classes: int,
+        views: Sequence[str] | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.views = tuple(views) if views else None
+        self.classifier = keras.layers.Dense(num_classes, dtype="float32")
+        self.classifier.build((None, feature_dim))
+        self.built = True
+
+    def call(self, features: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns cross-entropy and accuracy over the labelled rows, two scalars.
+
+        Args:
+          features: [B,D]; the gradient stops here.
+          labels: [B] int, -1 = none.
+        """
+        logits = self.classifier(tf.stop_gradient(features))
+        known = tf.cast(labels >= 0, logits.dtype)
+        count = tf.maximum(tf.reduce_sum(known), 1.0)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.maximum(labels, 0), logits)
+        right = tf.cast(tf.equal(tf.argmax(logits, -1), tf.cast(labels, tf.int64)), logits.dtype)
+        return tf.reduce_sum(losses * known) / count, tf.reduce_sum(right * known) / count
