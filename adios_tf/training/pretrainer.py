@@ -255,5 +255,5 @@ class Pretrainer(keras.Model):
             return {k: strategy.reduce("MEAN", v, axis=None) for k, v in results.items()}
 
         if not self.run_eagerly:
-            one_step = tf.function(one_step, jit_compile=self.jit_compile)
+            one_step = tf.function(one_step, autograph=False, jit_compile=self.jit_compile)
         self.train_function = lambda iterator: one_step(next(iterator))
