@@ -33,7 +33,7 @@ def sparsity(coverages: tf.Tensor, edge: float = SPARSITY_EDGE) -> tf.Tensor:
       A scalar, at least N.
     """
     distance = tf.minimum(coverages, 1.0 - coverages)
-    inside = 1.0 / tf.sin(math.pi * tf.maximum(distance, edge))
+    inside = 1.0 / (tf.sin(math.pi * tf.maximum(distance, edge)) + 1e-10)  # as the official code
     slope = -math.pi * math.cos(math.pi * edge) / math.sin(math.pi * edge) ** 2
     beyond = slope * tf.minimum(distance - edge, 0.0)
     return tf.reduce_sum(tf.reduce_mean(inside + beyond, axis=0))

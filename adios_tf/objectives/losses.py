@@ -20,11 +20,18 @@ def at_least_float32(x: tf.Tensor) -> tf.Tensor:
 def normalise(x: tf.Tensor, floor: float = _NORM_FLOOR) -> tf.Tensor:
     """Returns rows [B,D] divided by max(|row|, floor).
 
-    The floor is put under the squared norm so that a zero row has a finite gradient.
+    The rows are first brought to the size of their largest entry, so that neither the squares
+    nor their gradients leave the range of float32. The floor changes the value, not the
+    gradient through the norm (as PyTorch's cosine does); a zero row has a finite gradient.
     """
     x = at_least_float32(x)
+    floor = tf.constant(floor, x.dtype)
+    size = tf.maximum(tf.reduce_max(tf.abs(x), axis=-1, keepdims=True), floor)
+    size = tf.stop_gradient(size)
+    x = x / size
     squared = tf.reduce_sum(tf.square(x), axis=-1, keepdims=True)
-    return x / tf.sqrt(tf.maximum(squared, tf.cast(floor**2, x.dtype)))
+    norm = tf.sqrt(tf.maximum(squared, tf.constant(1e-24, x.dtype)))
+    return x / (norm + tf.stop_gradient(tf.maximum(norm, floor / size) - norm))
 
 
 def nt_xent_rows(query: tf.Tensor, key: tf.Tensor, temperature: float) -> tf.Tensor:

@@ -1,0 +1,73 @@
+"""Losses and their gradients against the official implementation (losses.npz)."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from adios_tf.objectives.losses import negative_cosine, nt_xent
+
+NTXENT = (
+    "B4_D8_T0.1 B8_D16_T0.2 B16_D32_T0.5 B2_D4_T0.07 B32_D128_T0.2 B1_D8_T0.1 identical_views "
+    "duplicated_rows large_norm_1e4 large_norm_1e18 tiny_norm_1e-6 one_zero_row near_opposite "
+    "aligned_T0.05"
+).split()
+COSINE = (
+    "B8_D16 B1_D8 B3_D256 identical opposite duplicated_rows large_norm_1e4 tiny_norm_1e-6 "
+    "tiny_norm_1e-10 zero_row_p zero_row_z"
+).split()
+
+
+def agree(ours, theirs, dtype, scale=None):
+    """Relative to the largest entry: 1e-9 in float64, 1e-5 in float32."""
+    tolerance = 1e-9 if dtype == tf.float64 else 1e-5
+    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    scale = max(np.abs(theirs).max(), 1e-12) if scale is None else scale
+    np.testing.assert_allclose(ours / scale, theirs / scale, rtol=tolerance, atol=tolerance)
+
+
+def test_every_case_is_known(golden):
+    """A case that is added to or missing from the file must not go unseen."""
+    losses = golden("losses")
+    assert sorted(losses["names/ntxent"]) == sorted(NTXENT)
+    assert sorted(losses["names/byol"]) == sorted(losses["names/simsiam"]) == sorted(COSINE)
+
+
+@pytest.mark.parametrize("dtype", [tf.float32, tf.float64], ids=lambda d: d.name)
+@pytest.mark.parametrize("case", NTXENT)
+def test_nt_xent(golden, case, dtype):
+    losses = golden("losses")
+    z1 = tf.constant(losses[f"ntxent/{case}/z1"], dtype)
+    z2 = tf.constant(losses[f"ntxent/{case}/z2"], dtype)
+    with tf.GradientTape() as tape:
+        tape.watch([z1, z2])
+        loss = nt_xent(z1, z2, float(losses[f"ntxent/{case}/temperature"]))
+    gradients = tape.gradient(loss, [z1, z2])
+    # Near zero a loss is a difference of larger numbers: compare on the scale of one logit.
+    agree(loss, losses[f"ntxent/{case}/loss"], dtype, scale=max(1.0, float(loss)))
+    expected = [losses[f"ntxent/{case}/grad_{z}"] for z in ("z1", "z2")]
+    for z, ours, theirs in zip((z1, z2), gradients, expected, strict=True):
+        # A row's gradient goes with 1/norm; gradients that cancel to nothing are compared
+        # on the scale they would have (one logit over the norm).
+        norm = np.maximum(np.linalg.norm(z.numpy().astype(np.float64), axis=1), 1e-12)
+        rows = np.maximum(np.abs(theirs).max(axis=1), 1.0 / norm / len(norm))[:, None]
+        tolerance = 1e-9 if dtype == tf.float64 else 1e-5
+        np.testing.assert_allclose(ours / rows, theirs / rows, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [tf.float32, tf.float64], ids=lambda d: d.name)
+@pytest.mark.parametrize("case", COSINE)
+@pytest.mark.parametrize("method", ["byol", "simsiam"])
+def test_cosine_losses(golden, method, case, dtype):
+    losses = golden("losses")
+    p = tf.constant(losses[f"{method}/{case}/p"], dtype)
+    z = tf.constant(losses[f"{method}/{case}/z"], dtype)
+    with tf.GradientTape() as tape:
+        tape.watch(p)
+        cosine = tf.reduce_mean(negative_cosine(p, z))
+        loss = 2 + 2 * cosine if method == "byol" else cosine
+    agree(loss, losses[f"{method}/{case}/loss"], dtype, scale=1.0)
+    ours, theirs = tape.gradient(loss, p).numpy(), losses[f"{method}/{case}/grad_p"]
+    norm = np.maximum(np.linalg.norm(p.numpy().astype(np.float64), axis=1), 1e-8)
+    rows = np.maximum(np.abs(theirs).max(axis=1), 1.0 / norm / len(norm))[:, None]
+    tolerance = 1e-9 if dtype == tf.float64 else 1e-5
+    np.testing.assert_allclose(ours / rows, theirs / rows, rtol=0, atol=tolerance)
