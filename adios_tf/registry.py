@@ -1,6 +1,7 @@
 """Names for the words of the library, so that adding one is one file and one line."""
 
 import difflib
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -60,3 +61,26 @@ class Registry:
     def lines(self) -> dict[str, str]:
         """Returns {name: one-line description} in order of registration."""
         return dict(self._lines)
+
+
+def construct(factory: Callable[..., Any], available: dict[str, Any], **given: Any) -> Any:
+    """Calls a registered class or function with those available settings that it names.
+
+    A class that passes `**kwargs` on to its bases is understood to name their parameters too.
+
+    Args:
+      factory: what a registry returned.
+      available: settings by name; those that the factory does not name are left out.
+      **given: passed in any case.
+    """
+    layers = factory.__mro__ if inspect.isclass(factory) else (factory,)
+    named: set[str] = set()
+    for layer in layers:
+        call = vars(layer).get("__init__") if inspect.isclass(layer) else layer
+        if call is None or layer.__module__.startswith("keras."):
+            continue
+        parameters = inspect.signature(call).parameters.values()
+        named |= {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return factory(**{n: v for n, v in available.items() if n in named and n not in given}, **given)

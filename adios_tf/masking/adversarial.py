@@ -29,6 +29,8 @@ class Adversarial(Masking):
         slots of all views, as the official SimSiam code does it).
     """
 
+    trains = True
+
     def __init__(
         self,
         masker: keras.Model,

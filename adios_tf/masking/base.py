@@ -17,11 +17,22 @@ class Masking(keras.layers.Layer):
       masker: the network that is trained against the encoder, or None.
       num_masks: N, the number of slots.
       clean_weight: weight of the objective between the two clean views, by default.
+      slot_reduction: how the distances of the slots add up by default, `sum` or `mean`.
+      trains: whether the policy is built around a `masker` that learns.
+      masker_inputs: channels that the masker reads.
     """
 
     masker: keras.Model | None = None
     num_masks: int = 1
     clean_weight: float = 0.0
+    slot_reduction: str = "sum"
+    trains: bool = False
+    masker_inputs: int = 3
+
+    @staticmethod
+    def masker_outputs(num_masks: int) -> int:
+        """Channels of logits that the masker gives for N masks."""
+        return num_masks
 
     def masks(
         self, images: tf.Tensor, truth: tf.Tensor | None, seed: tf.Tensor, training: bool = True

@@ -31,7 +31,8 @@ class Pretrainer(keras.Model):
       masked_views: which views get an occluded copy; None = the objective's choice.
       clean_weight: weight of the objective between the two clean views; None = what the fill
         or else the masking ask for (0 for ADIOS, 1 for MixMask and without masking).
-      slot_reduction: `sum` over the slots as in the ADIOS code, or `mean`.
+      slot_reduction: `sum` over the slots (as in the ADIOS code) or `mean`; None = the
+        masking's own.
       update: `alternating` (the papers': encoder first, then the masker against the updated
         encoder) or `simultaneous` (one backward pass, the masker's gradient reversed).
       probe: an online linear classifier on features without gradient, or None.
@@ -50,7 +51,7 @@ class Pretrainer(keras.Model):
         fill: Fill | str = "erase",
         masked_views: Sequence[str] | None = None,
         clean_weight: float | None = None,
-        slot_reduction: str = "sum",
+        slot_reduction: str | None = None,
         update: str = "alternating",
         probe: Probe | None = None,
         lean_memory: bool = False,
@@ -68,7 +69,13 @@ class Pretrainer(keras.Model):
             asked_by_fill = self.fill.clean_weight if views else None
             clean_weight = masking.clean_weight if asked_by_fill is None else asked_by_fill
         self.differentiator = Differentiator(
-            objective, self.fill, views, clean_weight, slot_reduction, probe, lean_memory
+            objective,
+            self.fill,
+            views,
+            clean_weight,
+            slot_reduction or masking.slot_reduction,
+            probe,
+            lean_memory,
         )
         self.masked_views = views
         self.step = self.add_weight(
