@@ -70,7 +70,8 @@ def construct(factory: Callable[..., Any], available: dict[str, Any], **given: A
 
     Args:
       factory: what a registry returned.
-      available: settings by name; those that the factory does not name are left out.
+      available: settings by name; those that the factory does not name are left out, and so
+        are those that are None: the factory's own default holds then.
       **given: passed in any case.
     """
     layers = factory.__mro__ if inspect.isclass(factory) else (factory,)
@@ -83,4 +84,5 @@ def construct(factory: Callable[..., Any], available: dict[str, Any], **given: A
         named |= {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
-    return factory(**{n: v for n, v in available.items() if n in named and n not in given}, **given)
+    chosen = {n: v for n, v in available.items() if n in named and v is not None}
+    return factory(**(chosen | given))

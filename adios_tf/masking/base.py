@@ -20,6 +20,8 @@ class Masking(keras.layers.Layer):
       slot_reduction: how the distances of the slots add up by default, `sum` or `mean`.
       trains: whether the policy is built around a `masker` that learns.
       masker_inputs: channels that the masker reads.
+      masked_views: which views get an occluded copy by default; None = the objective's choice.
+      fills: names of the fills that make sense with it; None = all.
     """
 
     masker: keras.Model | None = None
@@ -28,6 +30,8 @@ class Masking(keras.layers.Layer):
     slot_reduction: str = "sum"
     trains: bool = False
     masker_inputs: int = 3
+    masked_views: tuple[str, ...] | None = None
+    fills: tuple[str, ...] | None = None
 
     @staticmethod
     def masker_outputs(num_masks: int) -> int:
@@ -46,12 +50,12 @@ class Masking(keras.layers.Layer):
           training: whether the masker trains.
 
         Returns:
-          [B,H,W,N] in [0,1].
+          [B,H,W,N] in [0,1]. N is `num_masks`, or 3 where one mask has a sheet per colour.
         """
         raise NotImplementedError
 
     def slots(self, masks: Masks, seed: tf.Tensor) -> list[Masks]:
-        """Returns the masks that one update uses: a list of {view: [B,H,W]}.
+        """Returns the masks that one update uses: a list of {view: [B,H,W] or [B,H,W,3]}.
 
         By default every slot, one after another. `seed` (int32 [2]) differs between the
         encoder's and the masker's update.

@@ -24,18 +24,25 @@ class Filled(NamedTuple):
     partner: tf.Tensor | None = None
 
 
+def per_channel(mask: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """Returns a mask [B,H,W] or [B,H,W,3] as [B,H,W,1] or [B,H,W,3], ready to multiply images."""
+    return tf.cast(mask if mask.shape.rank == 4 else mask[..., None], dtype)
+
+
 class Fill(keras.layers.Layer):
     """Base class of fills."""
 
     clean_weight: float | None = None
 
-    def cover(self, images: tf.Tensor, mask: tf.Tensor, seed: tf.Tensor) -> Filled:
+    def cover(self, images: tf.Tensor, mask: tf.Tensor, seed: tf.Tensor, slot: int = 0) -> Filled:
         """Returns the images with the hidden region covered.
 
         Args:
           images: normalised, [B,H,W,3].
-          mask: [B,H,W] in [0,1], 1 = hidden; the gradient flows through it.
-          seed: int32 [2].
+          mask: [B,H,W], or [B,H,W,3] with a sheet per colour, in [0,1], 1 = hidden; the
+            gradient flows through it.
+          seed: int32 [2], another one for each slot.
+          slot: which of the update's slots the mask is.
         """
         raise NotImplementedError
 
@@ -51,7 +58,7 @@ class Fill(keras.layers.Layer):
         Args:
           pairs: what the objective asks for.
           views: embeddings of clean and occluded views.
-          slot: {view: mask [B,H,W]}.
+          slot: {view: mask [B,H,W] or [B,H,W,3]}.
           filled: {view: what `cover` returned}.
         """
         return pairs, views
@@ -61,5 +68,5 @@ class Fill(keras.layers.Layer):
 class Erase(Fill):
     """ADIOS: x * (1 - m)."""
 
-    def cover(self, images: tf.Tensor, mask: tf.Tensor, seed: tf.Tensor) -> Filled:
-        return Filled(images * tf.cast(1 - mask, images.dtype)[..., None])
+    def cover(self, images: tf.Tensor, mask: tf.Tensor, seed: tf.Tensor, slot: int = 0) -> Filled:
+        return Filled(images * (1 - per_channel(mask, images.dtype)))

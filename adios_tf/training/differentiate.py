@@ -14,7 +14,7 @@ import tensorflow as tf
 from adios_tf.errors import UserError
 from adios_tf.masking import Fill
 from adios_tf.masking.base import Masks
-from adios_tf.objectives import Embedding, Objective
+from adios_tf.objectives import Embedding, Objective, Pair
 from adios_tf.training.probe import Probe
 
 
@@ -48,6 +48,17 @@ def _plus(total: list[tf.Tensor | None], more: Sequence[tf.Tensor | None]) -> li
     return [a if b is None else b if a is None else a + b for a, b in zip(total, more, strict=True)]
 
 
+def without_clean(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
+    """Returns a slot's pairs less those of two clean views, at the same total weight.
+
+    Where the clean views have a term of their own, SimSiam's switch for them would count them
+    once more in every slot.
+    """
+    kept = [p for p in pairs if "occluded1" in p[:2] or "occluded2" in p[:2]]
+    share = sum(p.weight for p in kept) / sum(p.weight for p in pairs)
+    return tuple(p._replace(weight=p.weight / share) for p in kept)
+
+
 class Differentiator:
     """See the module. The arguments are those of `Pretrainer`."""
 
@@ -68,6 +79,8 @@ class Differentiator:
         self.slot_reduction, self.lean_memory = slot_reduction, lean_memory
         self.clean_pairs = objective.symmetric("clean2", "clean1") if clean_weight else ()
         self.occluded_pairs = objective.occluded_pairs(masked_views) if masked_views else ()
+        if clean_weight:
+            self.occluded_pairs = without_clean(self.occluded_pairs)
         pairs = (*self.clean_pairs, *self.occluded_pairs)
         self._queries = {pair.query for pair in pairs}
         self._keys = {pair.key for pair in pairs}
@@ -128,6 +141,7 @@ class Differentiator:
                     slot_distance = self._slot_distance(
                         batch,
                         clean,
+                        n,
                         slot,
                         tf.random.experimental.stateless_fold_in(seed, n),
                         encoder,
@@ -173,13 +187,14 @@ class Differentiator:
         self,
         batch: Mapping[str, tf.Tensor],
         clean: Mapping[str, Embedding],
+        n: int,
         slot: Masks,
         seed: tf.Tensor,
         moving: bool,
     ) -> tf.Tensor:
         """The objective with what one slot hides covered."""
         filled = {
-            view: self.fill.cover(batch[view], slot[view], seed) for view in self.masked_views
+            view: self.fill.cover(batch[view], slot[view], seed, n) for view in self.masked_views
         }
         images = {f"occluded{view[-1]}": cover.images for view, cover in filled.items()}
         views = {**clean, **self._embed(images, moving)}

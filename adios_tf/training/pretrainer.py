@@ -28,7 +28,8 @@ class Pretrainer(keras.Model):
       objective: the distance between views; holds the encoder.
       masking: what is hidden; holds the masker where one is trained.
       fill: what covers the hole, a `Fill` or its registered name.
-      masked_views: which views get an occluded copy; None = the objective's choice.
+      masked_views: which views get an occluded copy; None = what the masking or else the
+        objective ask for.
       clean_weight: weight of the objective between the two clean views; None = what the fill
         or else the masking ask for (0 for ADIOS, 1 for MixMask and without masking).
       slot_reduction: `sum` over the slots (as in the ADIOS code) or `mean`; None = the
@@ -64,7 +65,8 @@ class Pretrainer(keras.Model):
         self.objective, self.masking, self.probe = objective, masking, probe
         self.fill = FILLS[fill]() if isinstance(fill, str) else fill
         self.update, self.seed = update, seed
-        views = tuple(masked_views or objective.masked_views) if masking.num_masks else ()
+        views = masked_views or masking.masked_views or objective.masked_views
+        views = tuple(views) if masking.num_masks else ()
         if clean_weight is None:
             asked_by_fill = self.fill.clean_weight if views else None
             clean_weight = masking.clean_weight if asked_by_fill is None else asked_by_fill
