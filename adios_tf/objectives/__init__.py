@@ -2,6 +2,7 @@
 
 from adios_tf.objectives.base import OBJECTIVES, Embedding, Momentum, Objective, Pair
 from adios_tf.objectives.byol import BYOL
+from adios_tf.objectives.moco import MoCo
 from adios_tf.objectives.simclr import SimCLR
 from adios_tf.objectives.simsiam import SimSiam
 
@@ -9,6 +10,7 @@ __all__ = [
     "BYOL",
     "OBJECTIVES",
     "Embedding",
+    "MoCo",
     "Momentum",
     "Objective",
     "Pair",

@@ -1,0 +1,104 @@
+"""MoCo v2 (He et al., 2020; Chen et al., 2020b): contrast with a queue of earlier keys."""
+
+from collections.abc import Mapping, Sequence
+
+import keras
+import tensorflow as tf
+
+from adios_tf import replicas
+from adios_tf.errors import UserError
+from adios_tf.nets import build_projector
+from adios_tf.objectives.base import OBJECTIVES, Embedding, Momentum, Pair
+from adios_tf.objectives.losses import info_nce, normalise
+
+
+def _unit_rows(shape: tuple[int, ...], dtype: str | None = None) -> tf.Tensor:
+    return normalise(keras.initializers.RandomNormal(stddev=1.0)(shape, dtype))
+
+
+@OBJECTIVES.register("moco", "contrast with a queue of earlier keys of a slow copy (MoCo v2)")
+class MoCo(Momentum):
+    """InfoNCE of a query of the second view against its key, of the first, and the queue.
+
+    The slow copy moves at a constant momentum, at the end of a step where the official code moves
+    it at the start of the next: the keys are the same. An occluded view is always the query and
+    never a key (papers: MixMask, official code).
+
+    Args:
+      temperature: of InfoNCE (0.2 in MoCo v2, 0.1 on CIFAR).
+      queue_size: K, the negatives that are kept; at least the keys of one step.
+      symmetric: both views are query once, and the two losses are summed; an occluded view is
+        then compared with the keys of both views (Un-Mix, official code for CIFAR), and the
+        queue takes both.
+      hidden_dim, output_dim: of the projector.
+      ema_base: momentum of the slow copy (0.999; 0.99 on CIFAR).
+    """
+
+    def __init__(
+        self,
+        encoder: keras.Model,
+        temperature: float = 0.2,
+        queue_size: int = 65536,
+        symmetric: bool = False,
+        hidden_dim: int = 2048,
+        output_dim: int = 128,
+        ema_base: float = 0.999,
+        projector: keras.Model | None = None,
+    ):
+        if not temperature > 0:
+            raise UserError(f"temperature must be above 0, got {temperature}; 0.2 is usual")
+        projector = projector or build_projector(
+            "moco", encoder.output_shape[-1], hidden_dim, output_dim
+        )
+        super().__init__(encoder, projector, ema_base=ema_base)
+        self.temperature, self.both_directions = temperature, symmetric
+        shared = {"trainable": False, "aggregation": "only_first_replica"}
+        self.queue = self.add_weight(
+            (queue_size, projector.output_shape[-1]), _unit_rows, name="queue", **shared
+        )
+        self.queue_place = self.add_weight(
+            (), "zeros", dtype="int32", name="queue_place", **shared
+        )
+
+    def embed(self, images: tf.Tensor, query: bool, key: bool, training: bool = True) -> Embedding:
+        features = projection = None
+        if query:
+            features = self.encoder(images, training=training)
+            projection = self.projector(features, training=training)
+        return Embedding(features, projection, self.target(images, training) if key else None)
+
+    def distance(self, query: Embedding, key: Embedding) -> tf.Tensor:
+        return info_nce(query.query, key.key, self.queue, self.temperature)
+
+    def symmetric(self, first: str, second: str) -> tuple[Pair, ...]:
+        """One direction, or the sum of both."""
+        one = (Pair(first, second),)
+        return (*one, Pair(second, first)) if self.both_directions else one
+
+    def occluded_pairs(self, masked_views: Sequence[str]) -> tuple[Pair, ...]:
+        pairs = []
+        for view in masked_views:
+            own, other = ("clean1", "clean2") if view == "view1" else ("clean2", "clean1")
+            keys = (other, own) if self.both_directions else (other,)
+            pairs += [Pair(f"occluded{view[-1]}", key, 1 / len(masked_views)) for key in keys]
+        return tuple(pairs)
+
+    def after_step(self, clean: Mapping[str, Embedding], step: tf.Tensor) -> None:
+        """Moves the slow copy, then puts this step's clean keys in the place of the oldest.
+
+        Raises:
+          UserError: the step has more keys than the queue has places.
+        """
+        super().after_step(clean, step)
+        keys = [clean[view].key for view in sorted(clean) if clean[view].key is not None]
+        keys = tf.concat([replicas.gather(normalise(key)) for key in keys], axis=0)
+        places, number = self.queue.shape[0], keys.shape[0]
+        if number is not None and number > places:
+            raise UserError(
+                f"--queue_size={places} is smaller than the {number} keys of one step: "
+                "take at least as many, or a smaller batch"
+            )
+        rows = (self.queue_place + tf.range(tf.shape(keys)[0])) % places
+        keys = tf.cast(keys, self.queue.dtype)
+        self.queue.assign(tf.tensor_scatter_nd_update(self.queue, rows[:, None], keys))
+        self.queue_place.assign((self.queue_place + tf.shape(keys)[0]) % places)
