@@ -1,0 +1,272 @@
+"""The k-nearest-neighbour vote: exact, several k from one search, any number of features.
+
+Weights follow the official ADIOS evaluation: exp(cos / T) on l2-normalised features, or
+1 / (distance + 1e-5). Departures: the largest similarity is subtracted before `exp`, which
+cannot overflow at small T; k larger than the train set is refused, not cut; the number of
+classes comes from both splits; k and T are fixed and never chosen on test data.
+"""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from adios_tf.errors import UserError
+from adios_tf.evaluation.checks import checked_features, checked_pair
+from adios_tf.evaluation.metrics import rank_classes, top_accuracy
+from adios_tf.registry import unknown_name
+
+DISTANCES = ("cosine", "euclidean")
+
+# Every matrix product has this shape (smaller ones are padded), so a score never depends on
+# how many other queries or train features there are, nor on where among them it stands.
+_QUERIES, _TRAIN = 512, 4096
+_EXACT_ROWS = 64
+_LOW_BITS = np.int64(0xFFFFFFFF)
+
+
+def _ordered(scores: np.ndarray) -> np.ndarray:
+    """Returns int32 that compare as the float32 scores do, or the scores of such int32."""
+    bits = scores.view(np.int32)
+    return bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))
+
+
+def _pack(scores: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Returns int64 keys that sort by score, equal scores by the lower index first."""
+    positive_zero = scores + np.float32(0)
+    return (_ordered(positive_zero).astype(np.int64) << 32) | (_LOW_BITS - indices)
+
+
+def _scores(keys: np.ndarray) -> np.ndarray:
+    return _ordered((keys >> 32).astype(np.int32)).view(np.float32)
+
+
+def _largest(keys: np.ndarray, k: int) -> np.ndarray:
+    surplus = keys.shape[1] - k
+    return np.partition(keys, surplus, axis=1)[:, surplus:] if surplus > 0 else keys
+
+
+def _padded(rows: np.ndarray, count: int) -> np.ndarray:
+    if len(rows) == count:
+        return rows
+    return np.concatenate([rows, np.zeros((count - len(rows), rows.shape[1]), rows.dtype)])
+
+
+def _search(queries: np.ndarray, train: np.ndarray, offset: np.ndarray, k: int) -> np.ndarray:
+    """Returns sorted keys [Q,k] of the k largest queries @ train.T + offset."""
+    best = np.empty((len(queries), 0), np.int64)
+    tile = _padded(queries, _QUERIES)
+    for start in range(0, len(train), _TRAIN):
+        block = train[start : start + _TRAIN]
+        scores = (tile @ _padded(block, _TRAIN).T)[: len(queries), : len(block)]
+        scores += offset[start : start + len(block)]
+        if best.shape[1] < k:
+            indices = np.arange(start, start + len(block))
+            best = _largest(np.concatenate([best, _pack(scores, indices)], axis=1), k)
+            continue
+        # A newcomer must beat the k-th score; on a tie the earlier index stays.
+        newcomers = np.flatnonzero(scores > _scores(best.min(axis=1))[:, None])
+        row, column = np.divmod(newcomers, scores.shape[1])
+        count = np.bincount(row, minlength=len(queries))
+        place = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
+        keys = np.full((len(queries), k + count.max()), np.iinfo(np.int64).min)
+        keys[:, :k] = best
+        keys[row, k + place] = _pack(scores[row, column], start + column)
+        best = _largest(keys, k)
+    return np.sort(best, axis=1)[:, ::-1]
+
+
+def _exact_distances(
+    queries: np.ndarray, train: np.ndarray, indices: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns Euclidean distances [Q,k] from differences, and indices [Q,k], nearest first.
+
+    |q|^2 + |t|^2 - 2 q.t, which the search uses, loses all digits between near neighbours.
+    """
+    distances = np.empty(indices.shape, np.float64)
+    for start in range(0, len(queries), _EXACT_ROWS):
+        rows = slice(start, start + _EXACT_ROWS)
+        difference = queries[rows, None].astype(np.float64) - train[indices[rows]]
+        distances[rows] = np.sqrt(np.einsum("qkd,qkd->qk", difference, difference))
+    order = np.lexsort((indices, distances), axis=-1)
+    return np.take_along_axis(distances, order, 1), np.take_along_axis(indices, order, 1)
+
+
+def _unit_rows(features: np.ndarray) -> np.ndarray:
+    norms = np.sqrt(np.einsum("nd,nd->n", features, features))
+    return features / np.maximum(norms, 1e-12)[:, None]
+
+
+def nearest(
+    train_features: np.ndarray,
+    queries: np.ndarray,
+    k: int,
+    distance: str = "cosine",
+    progress: bool = True,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Finds the k nearest train features of every query, exactly.
+
+    A tie goes to the lower train index. Beside its input it holds one float32 copy of the
+    train features and some 30 MB per processor core.
+
+    Args:
+      train_features: [n,D] float.
+      queries: [Q,D] float.
+      k: 1 to n.
+      distance: "cosine" (larger similarity is nearer) or "euclidean".
+      progress: shows a bar when it takes longer than two seconds.
+
+    Returns:
+      (values [Q,k], indices [Q,k] int64), nearest first; values are cosine similarities or
+      Euclidean distances.
+
+    Raises:
+      UserError: NaN features, k out of range, or an unknown distance.
+    """
+    if distance not in DISTANCES:
+        raise unknown_name("distance", distance, DISTANCES)
+    train_features = checked_features(train_features, "train")
+    queries = checked_features(queries, "test")
+    if not 1 <= k <= len(train_features):
+        raise UserError(
+            f"k={k} neighbours asked of {len(train_features)} train images: "
+            "choose k between 1 and that number"
+        )
+    if distance == "cosine":
+        train, tests = _unit_rows(train_features), _unit_rows(queries)
+        offset = np.zeros(len(train), np.float32)
+    else:
+        # Distances do not change when both are centred; rounding errors shrink.
+        centre = train_features.mean(axis=0, dtype=np.float64).astype(np.float32)
+        train, tests = train_features - centre, queries - centre
+        offset = -0.5 * np.einsum("nd,nd->n", train, train)
+
+    def search(start: int) -> tuple[np.ndarray, np.ndarray]:
+        tile = tests[start : start + _QUERIES]
+        keys = _search(tile, train, offset, k)
+        indices = _LOW_BITS - (keys & _LOW_BITS)
+        if distance == "cosine":
+            return _scores(keys), indices
+        rows = queries[start : start + _QUERIES]
+        return _exact_distances(rows, train_features, indices)
+
+    starts = range(0, len(tests), _QUERIES)
+    # One query tile per thread: BLAS's own threads would leave the selection to one core.
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
+        shown = tqdm(pool.map(search, starts), "kNN", len(starts), delay=2, disable=not progress)
+        values, indices = zip(*shown, strict=True)
+    return np.concatenate(values), np.concatenate(indices)
+
+
+def vote(
+    values: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+    temperature: float = 0.07,
+    distance: str = "cosine",
+) -> np.ndarray:
+    """Returns the votes [Q,C] float64 of neighbours, up to a factor per query.
+
+    Args:
+      values: [Q,k] from `nearest`, nearest first.
+      labels: [Q,k], the neighbours' classes.
+      temperature: of the cosine weights exp(cos / T).
+    """
+    if distance == "cosine":
+        values = values.astype(np.float64)
+        weights = np.exp((values - values[:, :1]) / temperature)
+    else:
+        weights = 1.0 / (values + 1e-5)
+    cells = np.arange(len(labels))[:, None] * num_classes + labels
+    flat = np.bincount(cells.ravel(), weights.ravel(), minlength=len(labels) * num_classes)
+    return flat.reshape(len(labels), num_classes)
+
+
+def knn_rank(
+    values: np.ndarray,
+    neighbour_labels: np.ndarray,
+    num_classes: int,
+    temperature: float = 0.07,
+    distance: str = "cosine",
+    n: int = 5,
+) -> np.ndarray:
+    """Returns the classes [Q,min(n,k,C)] with most votes, best first; arguments as `vote`.
+
+    Places behind the last class that got a vote hold -1.
+    """
+    n = min(n, values.shape[1])
+    ranks = []
+    for start in range(0, len(values), _QUERIES):
+        rows = slice(start, start + _QUERIES)
+        votes = vote(values[rows], neighbour_labels[rows], num_classes, temperature, distance)
+        ranked = rank_classes(votes, n)
+        ranks.append(np.where(np.take_along_axis(votes, ranked, 1) > 0, ranked, -1))
+    return np.concatenate(ranks)
+
+
+def knn_predict(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    test_labels: np.ndarray,
+    k: Sequence[int] = (20, 200),
+    temperature: float = 0.07,
+    distance: str = "cosine",
+    progress: bool = True,
+) -> dict[int, np.ndarray]:
+    """Returns, for every k, the classes [Q,min(5,k,C)] by weighted vote, best first.
+
+    Args:
+      train_features, test_features: [n,D] and [Q,D] float.
+      train_labels, test_labels: [n] and [Q] int; the test labels only say how many classes
+        there are.
+      k: numbers of neighbours; all are read off one search.
+      temperature: T of the cosine weights.
+      distance: "cosine" or "euclidean".
+
+    Raises:
+      UserError: missing labels, one class only, NaN features, k above n.
+    """
+    train_features, train_labels, test_features, _, classes = checked_pair(
+        train_features, train_labels, test_features, test_labels
+    )
+    if not k:
+        raise UserError("no k was given: name at least one number of neighbours")
+    if not temperature > 0:
+        raise UserError(f"temperature={temperature}: must be above 0")
+    values, indices = nearest(train_features, test_features, max(k), distance, progress)
+    labels = train_labels[indices]
+    return {
+        int(size): knn_rank(values[:, :size], labels[:, :size], classes, temperature, distance)
+        for size in k
+    }
+
+
+def knn_accuracy(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    test_labels: np.ndarray,
+    k: Sequence[int] = (20, 200),
+    temperature: float = 0.07,
+    distance: str = "cosine",
+    progress: bool = True,
+) -> dict[int, dict[str, float]]:
+    """Returns {k: {"top1": share, "top5": share}}; arguments and errors as `knn_predict`.
+
+    >>> knn_accuracy(np.eye(2), np.array([0, 1]), np.eye(2), np.array([0, 1]), k=(1,))
+    {1: {'top1': 1.0, 'top5': 1.0}}
+    """
+    ranked = knn_predict(
+        train_features, train_labels, test_features, test_labels, k, temperature, distance, progress
+    )
+    return {
+        size: {
+            "top1": top_accuracy(order, test_labels),
+            "top5": top_accuracy(order, test_labels, 5),
+        }
+        for size, order in ranked.items()
+    }

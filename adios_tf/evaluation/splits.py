@@ -1,0 +1,71 @@
+"""Seeded, class-balanced cuts of a labelled train split."""
+
+import numpy as np
+
+from adios_tf.errors import UserError
+
+
+def _per_class(labels: np.ndarray, seed: int) -> list[np.ndarray]:
+    """Returns the shuffled indices of every class; a class's order is its own."""
+    groups = []
+    for label in np.unique(labels):
+        rng = np.random.default_rng([seed, int(label)])
+        groups.append(rng.permutation(np.flatnonzero(labels == label)))
+    return groups
+
+
+def label_fraction_indices(labels: np.ndarray, fraction: float, seed: int = 0) -> np.ndarray:
+    """Chooses the same share of every class, at least one example of each.
+
+    With one seed a smaller share is a subset of a larger one.
+
+    Args:
+      labels: [n] int.
+      fraction: in (0, 1], 0.01 for the papers' 1 %.
+      seed: of the choice.
+
+    Returns:
+      Sorted indices into labels.
+
+    Raises:
+      UserError: a fraction outside (0, 1].
+    """
+    if not 0 < fraction <= 1:
+        raise UserError(f"label fraction {fraction}: give a share above 0 and at most 1")
+    groups = _per_class(np.asarray(labels), seed)
+    chosen = [group[: max(1, round(fraction * len(group)))] for group in groups]
+    return np.sort(np.concatenate(chosen))
+
+
+def split_validation(
+    labels: np.ndarray, fraction: float = 0.1, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts a validation part from a train split, the same share of every class.
+
+    A class keeps at least one example for training and, if it has two, gives one away.
+
+    Args:
+      labels: [n] int.
+      fraction: in (0, 1), the share of the validation part.
+      seed: of the choice.
+
+    Returns:
+      Sorted indices of the train part and of the validation part.
+
+    Raises:
+      UserError: a fraction outside (0, 1), or no class has two examples.
+    """
+    if not 0 < fraction < 1:
+        raise UserError(f"validation fraction {fraction}: give a share between 0 and 1")
+    train, held = [], []
+    for group in _per_class(np.asarray(labels), seed):
+        count = min(max(1, round(fraction * len(group))), len(group) - 1)
+        held.append(group[:count])
+        train.append(group[count:])
+    held = np.sort(np.concatenate(held))
+    if not len(held):
+        raise UserError(
+            "no class has two labelled examples, so nothing can be held out for validation; "
+            "give a single value instead of a sweep"
+        )
+    return np.sort(np.concatenate(train)), held
