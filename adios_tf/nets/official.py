@@ -1,0 +1,287 @@
+"""Weights of the official PyTorch code in our networks, and back.
+
+Every variable of ours has one official name. Arrays come in two layouts: "torch" as in a
+checkpoint (convolutions OIHW, matrices (out, in)), and "keras", the same plainly transposed
+(HWIO, (in, out)), as the golden files have them. Beyond the transposition, the U-Net's flat
+bottleneck is ordered C,H,W there and H,W,C here, and a ViT's query, key and value are one
+matrix there and three tensors here.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import keras
+import numpy as np
+
+from adios_tf.errors import UserError
+from adios_tf.registry import unknown_name
+
+Layout = Literal["torch", "keras"]
+Change = Callable[[np.ndarray], np.ndarray]
+_COUNTER = "num_batches_tracked"
+
+
+def to_keras_layout(array: np.ndarray) -> np.ndarray:
+    """OIHW to HWIO and (out, in) to (in, out); other ranks are the same in both layouts."""
+    return array.transpose({2: (1, 0), 4: (2, 3, 1, 0)}.get(array.ndim, range(array.ndim)))
+
+
+def to_torch_layout(array: np.ndarray) -> np.ndarray:
+    """The inverse of `to_keras_layout`."""
+    return array.transpose({2: (1, 0), 4: (3, 2, 0, 1)}.get(array.ndim, range(array.ndim)))
+
+
+def _same(array: np.ndarray) -> np.ndarray:
+    return array
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One variable of ours and the official array that it is, or is a part of.
+
+    `to_keras` turns the official array in "keras" layout into the variable's value, and
+    `from_keras` turns it back. A part is taken along the official array's outputs: of the
+    entries that share a name, the values put together in order are the official array.
+    """
+
+    official_name: str
+    variable: keras.Variable
+    to_keras: Change = _same
+    from_keras: Change = _same
+
+    def to_torch(self, value: np.ndarray) -> np.ndarray:
+        """The official array, or this entry's part of it, in "torch" layout."""
+        return np.ascontiguousarray(to_torch_layout(self.from_keras(value)))
+
+    def from_torch(self, array: np.ndarray) -> np.ndarray:
+        """The variable's value from the official array in "torch" layout."""
+        return self.to_keras(to_keras_layout(array))
+
+
+def official_mapping(model: keras.Model, kind: str, prefix: str | None = None) -> list[Entry]:
+    """Returns an entry for every variable of `model`.
+
+    Args:
+      model: what `build_unet`, `build_backbone` or `build_head` gave.
+      kind: "unet" (ADIOS's mask_encoder and mask_head), "resnet" (torchvision's names), "vit"
+        (timm's names), "projector" or "predictor" (numbered as in the official nn.Sequential).
+      prefix: what stands before the names; by default the official attribute's name and a dot
+        ("encoder.", "projector.", "predictor."; none for the U-Net). The EMA copies have
+        "momentum_encoder.", "momentum_projector.".
+
+    Raises:
+      UserError: unknown kind, or the model is not of that kind.
+    """
+    kinds = {
+        "unet": (_unet, ""),
+        "resnet": (_resnet, "encoder."),
+        "vit": (_vit, "encoder."),
+        "projector": (_head, "projector."),
+        "predictor": (_head, "predictor."),
+    }
+    if kind not in kinds:
+        raise unknown_name("kind of official weights", kind, kinds)
+    entries, default = kinds[kind]
+    prefix = default if prefix is None else prefix
+    mapping = [
+        Entry(prefix + e.official_name, e.variable, e.to_keras, e.from_keras)
+        for e in entries(model)
+    ]
+    homeless = {v.path for v in model.weights} - {e.variable.path for e in mapping}
+    if homeless:
+        raise UserError(
+            f"model {model.name} is no {kind} of the official code: {sorted(homeless)[0]} has no "
+            "official name"
+        )
+    return mapping
+
+
+def weights_from_official(
+    model: keras.Model,
+    kind: str,
+    arrays: Mapping[str, np.ndarray],
+    *,
+    layout: Layout = "torch",
+    prefix: str | None = None,
+) -> set[str]:
+    """Sets all weights of `model` from official arrays, and returns the names that it used.
+
+    Args:
+      model, kind, prefix: see `official_mapping`.
+      arrays: {official name: array}; others than the model's may be among them.
+      layout: of the arrays.
+
+    Raises:
+      UserError: an array is missing or has another shape (nothing is changed then), or the model
+        pads its convolutions as Keras does and would give other features with these weights.
+    """
+    if kind == "resnet":
+        _refuse_keras_padding(model)
+    mapping = official_mapping(model, kind, prefix)
+    missing = sorted({e.official_name for e in mapping} - set(arrays))
+    if missing:
+        raise UserError(
+            f"{len(missing)} official weights of the {kind} are missing, {missing[0]} among them: "
+            "is the architecture right?"
+        )
+    values = []
+    for entry in mapping:
+        name, array = entry.official_name, np.asarray(arrays[entry.official_name])
+        if layout == "keras":
+            array = to_torch_layout(array)
+        # Compared before the change, because that cannot be made to an array of another shape.
+        expected = _official_shape(mapping, name)
+        if array.shape != expected:
+            raise UserError(
+                f"official weight {name} has shape {array.shape}, the {kind} needs {expected}: "
+                "is the architecture right?"
+            )
+        values.append(entry.from_torch(array))
+    for entry, value in zip(mapping, values, strict=True):
+        entry.variable.assign(value)
+    used = {e.official_name for e in mapping}
+    return used | {_counter(n) for n in used if n.endswith("running_var")} & set(arrays)
+
+
+def weights_to_official(
+    model: keras.Model, kind: str, *, prefix: str | None = None
+) -> dict[str, np.ndarray]:
+    """Returns {official name: array} of all weights of `model` in "torch" layout.
+
+    BatchNorm's counters `num_batches_tracked`, which Keras does not keep, are 0.
+
+    Raises:
+      UserError: the model is not of that kind.
+    """
+    parts: dict[str, list[np.ndarray]] = {}
+    for entry in official_mapping(model, kind, prefix):
+        value = keras.ops.convert_to_numpy(entry.variable)
+        parts.setdefault(entry.official_name, []).append(entry.to_torch(value))
+    arrays = {name: np.concatenate(p) if len(p) > 1 else p[0] for name, p in parts.items()}
+    counters = {_counter(n): np.zeros((), np.int64) for n in arrays if n.endswith("running_var")}
+    return arrays | counters
+
+
+def _official_shape(mapping: list[Entry], name: str) -> tuple[int, ...]:
+    shapes = [
+        e.to_torch(np.empty(e.variable.shape, np.uint8)).shape
+        for e in mapping
+        if e.official_name == name
+    ]
+    return (sum(s[0] for s in shapes), *shapes[0][1:])
+
+
+def _counter(name: str) -> str:
+    return name.removesuffix("running_var") + _COUNTER
+
+
+def _refuse_keras_padding(model: keras.Model) -> None:
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Conv2D) and layer.padding == "same":
+            if layer.strides[0] > 1 and layer.kernel_size[0] > 1:
+                raise UserError(
+                    f"model {model.name} pads as Keras does and would give other features with "
+                    "PyTorch's weights: build it with padding='torch'"
+                )
+
+
+def _layer(layer: keras.layers.Layer, name: str) -> Iterator[Entry]:
+    """Entries of a convolution, dense or normalisation layer called `name` officially."""
+    attributes = {
+        "weight": ("kernel", "gamma"),
+        "bias": ("bias", "beta"),
+        "running_mean": ("moving_mean",),
+        "running_var": ("moving_variance",),
+    }
+    for official, ours in attributes.items():
+        for attribute in ours:
+            variable = getattr(layer, attribute, None)
+            if variable is not None:
+                yield Entry(f"{name}.{official}", variable)
+
+
+def _unet(model: keras.Model) -> Iterator[Entry]:
+    side_and_width = next(layer.target_shape for layer in model.layers if layer.name == "unflatten")
+    to_flat, from_flat = _channels_last(*side_and_width)
+    places = {"conv": 0, "norm": 1}
+    for layer in model.layers:
+        if match := re.fullmatch(r"(down|up)_(\d+)_(conv|norm)", layer.name):
+            side, index, part = match.groups()
+            yield from _layer(layer, f"mask_encoder.{side}.{index}.{places[part]}")
+        elif match := re.fullmatch(r"mlp_(\d)", layer.name):
+            index = int(match[1])
+            for entry in _layer(layer, f"mask_encoder.mlp.{2 * index + 1}"):
+                axis = {0: 0, 2: -1}.get(index)
+                if axis is None or (axis == 0 and entry.official_name.endswith("bias")):
+                    yield entry
+                else:
+                    yield Entry(
+                        entry.official_name,
+                        entry.variable,
+                        lambda a, axis=axis: np.take(a, to_flat, axis),
+                        lambda a, axis=axis: np.take(a, from_flat, axis),
+                    )
+        elif layer.name == "mask_logits":
+            yield from _layer(layer, "mask_head.0")
+
+
+def _channels_last(height: int, width: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Orders that turn a flat C,H,W axis into H,W,C, and back."""
+    order = np.arange(height * width * channels)
+    to_flat = order.reshape(channels, height, width).transpose(1, 2, 0).ravel()
+    return to_flat, np.argsort(to_flat)
+
+
+def _resnet(model: keras.Model) -> Iterator[Entry]:
+    for layer in model.layers:
+        if match := re.fullmatch(r"conv1_(conv|bn)", layer.name):
+            yield from _layer(layer, f"{match[1]}1")
+        elif match := re.fullmatch(r"v2_stack_(\d)_block(\d+)_(\d)_(conv|bn)", layer.name):
+            stack, block, place, part = match.groups()
+            name = f"{part}{place}" if place != "0" else f"downsample.{int(part == 'bn')}"
+            yield from _layer(layer, f"layer{int(stack) + 1}.{int(block) - 1}.{name}")
+
+
+def _vit(model: keras.Model) -> Iterator[Entry]:
+    for layer in model.layers:
+        block = re.fullmatch(r"block_(\d+)_(\w+)", layer.name)
+        if layer.name == "patch_embedding":
+            yield from _layer(layer, "patch_embed.proj")
+        elif layer.name == "tokens":
+            yield Entry("cls_token", layer.class_token)
+            yield Entry("pos_embed", layer.positions)
+        elif layer.name == "norm":
+            yield from _layer(layer, "norm")
+        elif block and block[2] == "attention":
+            yield from _attention(layer, f"blocks.{block[1]}.attn")
+        elif block:
+            names = {"norm1": "norm1", "norm2": "norm2", "mlp1": "mlp.fc1", "mlp2": "mlp.fc2"}
+            yield from _layer(layer, f"blocks.{block[1]}.{names.get(block[2])}")
+
+
+def _attention(layer: keras.layers.MultiHeadAttention, name: str) -> Iterator[Entry]:
+    heads, width = layer.num_heads, layer.num_heads * layer.key_dim
+    shape = {"kernel": (width, heads, -1), "bias": (heads, -1)}
+    for official, attribute in (("weight", "kernel"), ("bias", "bias")):
+        for i, dense in enumerate((layer.query_dense, layer.key_dense, layer.value_dense)):
+            yield Entry(
+                f"{name}.qkv.{official}",
+                getattr(dense, attribute),
+                lambda a, i=i, s=shape[attribute]: np.split(a, 3, -1)[i].reshape(s),
+                lambda a, r=2 if attribute == "kernel" else 1: a.reshape((width, -1)[:r]),
+            )
+    yield Entry(
+        f"{name}.proj.weight",
+        layer.output_dense.kernel,
+        lambda a: a.reshape(heads, -1, width),
+        lambda a: a.reshape(width, width),
+    )
+    yield Entry(f"{name}.proj.bias", layer.output_dense.bias)
+
+
+def _head(model: keras.Model) -> Iterator[Entry]:
+    steps = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
+    for index, layer in enumerate(steps):
+        yield from _layer(layer, str(index))
