@@ -1,0 +1,41 @@
+"""Random numbers of a masking: functions of the seed alone, however many replicas share a batch."""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from adios_tf import replicas
+
+Draw = Callable[[tf.Tensor, int], tf.Tensor]
+
+
+def per_image(rows: tf.Tensor) -> Draw:
+    """Returns `draw(seed, width)`: uniform numbers in [0,1), [rows, width], one row per image.
+
+    Args:
+      rows: images of this replica.
+    """
+
+    def draw(seed: tf.Tensor, width: int) -> tf.Tensor:
+        def sample(total: tf.Tensor) -> tf.Tensor:
+            return tf.random.stateless_uniform([total, width], seed)
+
+        return replicas.draw(sample, rows)
+
+    return draw
+
+
+def per_batch(seed: tf.Tensor, width: int) -> tf.Tensor:
+    """As `per_image`, but one row for all images of all replicas, [1, width]."""
+    return tf.random.stateless_uniform([1, width], seed)
+
+
+def fold(seed: tf.Tensor, number: int | tf.Tensor) -> tf.Tensor:
+    """Returns another seed, int32 [2], for the `number`-th use of one."""
+    return tf.random.experimental.stateless_fold_in(seed, number)
+
+
+def permutation(rows: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Returns a random order of the global batch, int32 [R*rows]."""
+    everybody = tf.range(rows * replicas.count())
+    return tf.random.experimental.stateless_shuffle(everybody, seed)

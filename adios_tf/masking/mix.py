@@ -1,0 +1,82 @@
+"""MixMask (Vishniakov et al., 2022): another image of the batch fills the hole."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from adios_tf import replicas
+from adios_tf.errors import UserError
+from adios_tf.masking.draws import permutation
+from adios_tf.masking.fill import FILLS, Fill, Filled, per_channel
+from adios_tf.objectives import Embedding, Pair
+
+PARTNERS = ("reversal", "random")
+
+
+@FILLS.register("mix", "another image of the batch, both losses weighed by what shows (MixMask)")
+class Mix(Fill):
+    """x_mix = (1 - m) x + m x[partner], scored as both of the images it shows.
+
+    With lambda the share of the image itself that is visible, a pair of a mixed view and a clean
+    one becomes: lambda times the pair, plus 1 - lambda times the pair with the mixed embeddings
+    put back into the order of the images that filled them (papers: MixMask, official code). The
+    clean views keep a term of their own, weight 1. lambda is the realised share per image.
+
+    Inferred: no gradient flows through lambda, so a learned mask cannot win by trading weights;
+    a pair of two mixed views shows the same two images on both sides and keeps its weight.
+
+    Args:
+      partner: `reversal` of the batch, as the official code has it where there is one mixture;
+        the further slots of an update take a random partner, so that no two mixtures of an
+        image share theirs. `random`: always a random permutation.
+    """
+
+    clean_weight = 1.0
+
+    def __init__(self, partner: str = "reversal", **kwargs: Any):
+        super().__init__(**kwargs)
+        if partner not in PARTNERS:
+            raise UserError(f"partner must be one of {', '.join(PARTNERS)}, got {partner!r}")
+        self.partner = partner
+
+    def order(self, rows: tf.Tensor, seed: tf.Tensor, slot: int) -> tf.Tensor:
+        """Returns which image fills image i: a permutation of the global batch, int32 [R*rows]."""
+        if self.partner == "reversal" and slot == 0:
+            return tf.reverse(tf.range(rows * replicas.count()), axis=[0])
+        return permutation(rows, seed)
+
+    def cover(self, images: tf.Tensor, mask: tf.Tensor, seed: tf.Tensor, slot: int = 0) -> Filled:
+        order = self.order(tf.shape(images)[0], seed, slot)
+        hidden = per_channel(mask, images.dtype)
+        return Filled(images * (1 - hidden) + replicas.permute(images, order) * hidden, order)
+
+    def weigh(
+        self,
+        pairs: Sequence[Pair],
+        views: Mapping[str, Embedding],
+        slot: Mapping[str, tf.Tensor],
+        filled: Mapping[str, Filled],
+    ) -> tuple[Sequence[Pair], Mapping[str, Embedding]]:
+        views, shown, shown_by_partner = dict(views), {}, {}
+        for view, cover in filled.items():
+            name, back = f"occluded{view[-1]}", tf.math.invert_permutation(cover.partner)
+            hidden = tf.reduce_mean(tf.cast(slot[view], tf.float32), range(1, slot[view].shape.rank))
+            hidden = tf.stop_gradient(hidden)
+            shown[name], shown_by_partner[name] = 1 - hidden, replicas.permute(hidden, back)
+            query, key = (
+                None if part is None else replicas.permute(part, back) for part in views[name][1:]
+            )
+            views[f"{name}_as_partner"] = Embedding(None, query, key)
+
+        weighed = []
+        for pair in pairs:
+            mixed = [name for name in pair[:2] if name in shown]
+            if len(mixed) != 1:
+                weighed.append(pair)
+                continue
+            (name,) = mixed
+            as_partner = [f"{end}_as_partner" if end == name else end for end in pair[:2]]
+            weighed.append(pair._replace(weight=pair.weight * shown[name]))
+            weighed.append(Pair(*as_partner, pair.weight * shown_by_partner[name]))
+        return weighed, views
