@@ -1,0 +1,252 @@
+"""Training curves: small multiples of an epoch's numbers, healthy ranges shaded."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from adios_tf.reporting import palette
+from adios_tf.reporting.health import range_text, rule_of
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One small picture: the metrics whose names match, in one set of axes.
+
+    Attributes:
+      title: its heading.
+      pattern: regular expression for whole metric names.
+      share: values are parts of 1 and shown in percent.
+      zero: the axis starts at 0.
+    """
+
+    title: str
+    pattern: str
+    share: bool = False
+    zero: bool = False
+
+
+SECTIONS: dict[str, tuple[Chart, ...]] = {
+    "Training": (
+        Chart("distance between views", r"(val_)?(distance|loss)(_.*)?"),
+        Chart("masker's objective", r"masker_objective"),
+        Chart("mask penalty", r"(.*_)?penalty(_.*)?|sparsity|entropy"),
+        Chart("probe loss", r"probe_loss"),
+    ),
+    "What was learnt": (
+        Chart("kNN accuracy", r"knn(_.*)?|.*_knn", share=True),
+        Chart("linear probe accuracy", r"(probe|linear)_(.*_)?acc(uracy)?(_.*)?", share=True),
+        Chart("mask quality", r"mask_(ari|iou|msc|ssc)(_.*)?", zero=True),
+    ),
+    "Features": (
+        Chart("feature spread", r"feature_spread"),
+        Chart("effective rank", r"effective_rank"),
+        Chart("alignment", r"alignment"),
+        Chart("uniformity", r"uniformity"),
+    ),
+    "Masks": (
+        Chart("coverage", r"coverage_\d+_mean", share=True),
+        Chart("overlap", r"overlap", zero=True),
+        Chart("sharpness", r"mask_sharpness", zero=True),
+        Chart("variation", r"mask_variation", zero=True),
+    ),
+    "Pace": (
+        Chart("learning rates", r"(.*_)?(learning_rate|lr)", zero=True),
+        Chart("EMA momentum", r"(ema_)?(momentum|tau)"),
+        Chart("images per second", r"images_per_second", zero=True),
+        Chart("peak memory (MB)", r"peak_memory_mb", zero=True),
+    ),
+}
+COLUMNS = 4
+
+_LIGHT = {"paper": "#ffffff", "ink": "#222222", "grid": "#dddddd", "good": "#00795a"}
+_DARK = {"paper": "#1b1d21", "ink": "#dcdcdc", "grid": "#3a3d43", "good": "#2fbf91"}
+_DARK_LINES = {"#0072B2": "#4aa8e0", "#332288": "#8878e0", "#882255": "#d06fa0"}
+
+Points = list[tuple[float, float]]
+
+
+def series(records: Sequence[Mapping[str, Any]]) -> dict[str, Points]:
+    """Returns {metric: [(epoch, value)]} of all numbers in records that have an epoch.
+
+    A later record of the same epoch wins; what is not a finite number is a gap.
+    """
+    found: dict[str, dict[float, float]] = {}
+    for record in records:
+        epoch = record.get("epoch")
+        if not _is_number(epoch):
+            continue
+        for name, value in record.items():
+            if name != "epoch" and _is_number(value):
+                found.setdefault(name, {})[float(epoch)] = float(value)
+    return {name: sorted(points.items()) for name, points in found.items()}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _natural(name: str) -> list[Any]:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def sections(names: Sequence[str]) -> dict[str, list[tuple[Chart, list[str]]]]:
+    """Returns {heading: charts with their metrics}, leaving out what has nothing to show."""
+    found: dict[str, list[tuple[Chart, list[str]]]] = {}
+    for heading, charts in SECTIONS.items():
+        for chart in charts:
+            members = sorted((n for n in names if re.fullmatch(chart.pattern, n)), key=_natural)
+            if members:
+                found.setdefault(heading, []).append((chart, members))
+    return found
+
+
+def draw_curves(
+    records: Sequence[Mapping[str, Any]],
+    path: Path | str,
+    num_masks: int | None = None,
+    feature_dim: int | None = None,
+    dark: bool = False,
+) -> Path | None:
+    """Draws the curves of a run as one PNG, healthy ranges in green.
+
+    Args:
+      records: what `read_jsonl` returns; each has "epoch" and numbers.
+      path: the PNG to write.
+      num_masks, feature_dim: for the healthy ranges, see `health.verdicts`.
+      dark: light lines on a dark ground.
+
+    Returns:
+      The path, or None where there is nothing to draw; then nothing is written.
+    """
+    data = series(records)
+    found = sections(list(data))
+    if not found:
+        return None
+    if num_masks is None:
+        num_masks = sum(bool(re.fullmatch(r"coverage_\d+_mean", name)) for name in data)
+    theme = _DARK if dark else _LIGHT
+    columns = min(COLUMNS, max(map(len, found.values())))
+    heights = [math.ceil(len(charts) / columns) for charts in found.values()]
+    size = (2.9 * columns, 2.45 * sum(heights))
+    figure = Figure(figsize=size, dpi=110, layout="constrained", facecolor=theme["paper"])
+    figure.get_layout_engine().set(h_pad=0.09)
+    FigureCanvasAgg(figure)
+    rows = iter(figure.subplots(sum(heights), columns, squeeze=False))
+    for height, (heading, charts) in zip(heights, found.items(), strict=True):
+        grid = [axes for _ in range(height) for axes in next(rows)]
+        for axes in grid[len(charts) :]:
+            axes.set_visible(False)
+        for axes, (chart, names) in zip(grid, charts, strict=False):
+            _chart(axes, chart, {name: data[name] for name in names}, data, dark)
+            _limits(axes, chart, names[0], num_masks, feature_dim, theme)
+        grid[0].annotate(
+            heading,
+            (0, 1),
+            (-28, 24),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            fontsize=11,
+            weight="bold",
+            color=theme["ink"],
+        )
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    return path
+
+
+def _chart(
+    axes: Axes,
+    chart: Chart,
+    lines: Mapping[str, Points],
+    data: Mapping[str, Points],
+    dark: bool,
+) -> None:
+    theme = _DARK if dark else _LIGHT
+    axes.set_facecolor(theme["paper"])
+    axes.set_title(chart.title, fontsize=9, loc="left", color=theme["ink"])
+    axes.set_xlabel("epoch", fontsize=7.5, color=theme["ink"])
+    axes.tick_params(labelsize=7.5, colors=theme["ink"], length=2)
+    axes.grid(color=theme["grid"], linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(theme["grid"])
+    if chart.share:
+        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
+    else:
+        axes.ticklabel_format(axis="y", scilimits=(-3, 4), useOffset=False)
+    for index, (name, points) in enumerate(lines.items()):
+        _line(axes, name, points, data, index, len(lines), dark)
+    if len(lines) > 1:
+        legend = axes.legend(fontsize=7, labelcolor=theme["ink"], ncols=1 + (len(lines) > 4))
+        legend.get_frame().set(facecolor=theme["paper"], edgecolor="none", alpha=0.75)
+
+
+def _line(
+    axes: Axes,
+    name: str,
+    points: Points,
+    data: Mapping[str, Points],
+    index: int,
+    count: int,
+    dark: bool,
+) -> None:
+    colour = palette.slot(index)
+    colour = _DARK_LINES.get(colour, colour) if dark else colour
+    epochs, values = zip(*points, strict=True)
+    style = ("-", "--", "-.", ":")[index // len(palette.SLOTS) % 4]
+    marker = "o" if len(epochs) <= 12 else None
+    label = re.sub(r"coverage_(\d+)_mean", r"slot \1", name).replace("_", " ")
+    axes.plot(epochs, values, style, color=colour, marker=marker, ms=3, lw=1.6, label=label)
+    if name.startswith("coverage_"):
+        low, high = (data.get(name.replace("_mean", end), []) for end in ("_min", "_max"))
+        if low and [epoch for epoch, _ in low] == [epoch for epoch, _ in high]:
+            edges = [[value for _, value in band] for band in (low, high)]
+            shade = 0.25 / math.sqrt(count)
+            axes.fill_between([epoch for epoch, _ in low], *edges, color=colour, alpha=shade, lw=0)
+
+
+def _limits(
+    axes: Axes,
+    chart: Chart,
+    name: str,
+    num_masks: int,
+    feature_dim: int | None,
+    theme: Mapping[str, str],
+) -> None:
+    """Sets the vertical range, shades and names its healthy part."""
+    bottom, top = axes.dataLim.intervaly
+    rule = rule_of(name)
+    low = high = None
+    if rule is not None and num_masks >= rule.needs_slots:
+        low, high = rule.range(num_masks, feature_dim or 0)
+    # An edge is drawn where it is crossed or near; a far one would flatten the curve.
+    reach = 1.5 * (top - bottom)
+    edges = [low] if low is not None and low >= bottom - reach else []
+    edges += [high] if high is not None and high <= top + reach else []
+    bottom, top = min([bottom, *edges]), max([top, *edges])
+    if chart.zero:
+        bottom = min(bottom, 0.0)
+    room = 0.06 * (top - bottom) or 0.05 * abs(top) or 0.05
+    top += room
+    bottom -= 0.0 if chart.zero and bottom == 0 else room
+    axes.set_ylim(bottom, top)
+    if low is None and high is None:
+        return
+    words = range_text(low, high, percent=chart.share)
+    axes.set_title(f"healthy: {words}", fontsize=7, loc="right", color=theme["good"])
+    span = (bottom if low is None else max(low, bottom), top if high is None else min(high, top))
+    if span[0] < span[1]:
+        axes.axhspan(*span, color=theme["good"], alpha=0.10, lw=0, zorder=0)
+    for edge in edges:
+        axes.axhline(edge, color=theme["good"], lw=0.8, ls=(0, (4, 3)), zorder=0.5)

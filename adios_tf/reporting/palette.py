@@ -1,0 +1,28 @@
+"""Colours that people with any colour vision can tell apart, for pictures and curves."""
+
+# Okabe & Ito (2008) without black, then Paul Tol's "muted", which keeps its distance.
+SLOTS = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+    "#F0E442",
+    "#882255",
+    "#332288",
+    "#999933",
+    "#117733",
+    "#CC6677",
+)
+NOTHING = "#BBBBBB"  # visible pixels of a segmentation, background of a ground truth
+
+
+def slot(index: int) -> str:
+    """Returns the colour of a mask slot or object as #RRGGBB; they repeat after twelve."""
+    return SLOTS[index % len(SLOTS)]
+
+
+def rgb(colour: str) -> tuple[int, int, int]:
+    """Returns #RRGGBB as three bytes."""
+    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
