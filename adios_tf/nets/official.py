@@ -8,7 +8,7 @@ matrix there and three tensors here.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,7 +20,6 @@ from adios_tf.registry import unknown_name
 
 Layout = Literal["torch", "keras"]
 Change = Callable[[np.ndarray], np.ndarray]
-_COUNTER = "num_batches_tracked"
 
 
 def to_keras_layout(array: np.ndarray) -> np.ndarray:
@@ -119,30 +118,29 @@ def weights_from_official(
     """
     if kind == "resnet":
         _refuse_keras_padding(model)
-    mapping = official_mapping(model, kind, prefix)
-    missing = sorted({e.official_name for e in mapping} - set(arrays))
+    groups = _by_name(official_mapping(model, kind, prefix))
+    missing = sorted(set(groups) - set(arrays))
     if missing:
         raise UserError(
             f"{len(missing)} official weights of the {kind} are missing, {missing[0]} among them: "
             "is the architecture right?"
         )
     values = []
-    for entry in mapping:
-        name, array = entry.official_name, np.asarray(arrays[entry.official_name])
+    for name, entries in groups.items():
+        array = np.asarray(arrays[name])
         if layout == "keras":
             array = to_torch_layout(array)
-        # Compared before the change, because that cannot be made to an array of another shape.
-        expected = _official_shape(mapping, name)
+        # Compared before the change, which cannot be made to an array of another shape.
+        expected = _assemble(entries, lambda v: np.empty(v.shape, np.uint8)).shape
         if array.shape != expected:
             raise UserError(
                 f"official weight {name} has shape {array.shape}, the {kind} needs {expected}: "
                 "is the architecture right?"
             )
-        values.append(entry.from_torch(array))
-    for entry, value in zip(mapping, values, strict=True):
-        entry.variable.assign(value)
-    used = {e.official_name for e in mapping}
-    return used | {_counter(n) for n in used if n.endswith("running_var")} & set(arrays)
+        values += [(entry.variable, entry.from_torch(array)) for entry in entries]
+    for variable, value in values:
+        variable.assign(value)
+    return set(groups) | (_counters(groups) & set(arrays))
 
 
 def weights_to_official(
@@ -155,36 +153,38 @@ def weights_to_official(
     Raises:
       UserError: the model is not of that kind.
     """
-    parts: dict[str, list[np.ndarray]] = {}
-    for entry in official_mapping(model, kind, prefix):
-        value = keras.ops.convert_to_numpy(entry.variable)
-        parts.setdefault(entry.official_name, []).append(entry.to_torch(value))
-    arrays = {name: np.concatenate(p) if len(p) > 1 else p[0] for name, p in parts.items()}
-    counters = {_counter(n): np.zeros((), np.int64) for n in arrays if n.endswith("running_var")}
-    return arrays | counters
+    groups = _by_name(official_mapping(model, kind, prefix))
+    arrays = {name: _assemble(e, keras.ops.convert_to_numpy) for name, e in groups.items()}
+    return arrays | {name: np.zeros((), np.int64) for name in _counters(arrays)}
 
 
-def _official_shape(mapping: list[Entry], name: str) -> tuple[int, ...]:
-    shapes = [
-        e.to_torch(np.empty(e.variable.shape, np.uint8)).shape
-        for e in mapping
-        if e.official_name == name
-    ]
-    return (sum(s[0] for s in shapes), *shapes[0][1:])
+def _by_name(mapping: list[Entry]) -> dict[str, list[Entry]]:
+    groups: dict[str, list[Entry]] = {}
+    for entry in mapping:
+        groups.setdefault(entry.official_name, []).append(entry)
+    return groups
 
 
-def _counter(name: str) -> str:
-    return name.removesuffix("running_var") + _COUNTER
+def _assemble(entries: list[Entry], value: Callable[[keras.Variable], np.ndarray]) -> np.ndarray:
+    """The official array in "torch" layout whose parts are the `value` of these variables."""
+    parts = [entry.to_torch(value(entry.variable)) for entry in entries]
+    return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+
+def _counters(names: Iterable[str]) -> set[str]:
+    suffix = "running_var"
+    return {n.removesuffix(suffix) + "num_batches_tracked" for n in names if n.endswith(suffix)}
 
 
 def _refuse_keras_padding(model: keras.Model) -> None:
     for layer in model.layers:
-        if isinstance(layer, keras.layers.Conv2D) and layer.padding == "same":
-            if layer.strides[0] > 1 and layer.kernel_size[0] > 1:
-                raise UserError(
-                    f"model {model.name} pads as Keras does and would give other features with "
-                    "PyTorch's weights: build it with padding='torch'"
-                )
+        if not isinstance(layer, keras.layers.Conv2D) or layer.padding != "same":
+            continue
+        if layer.strides[0] > 1 and layer.kernel_size[0] > 1:
+            raise UserError(
+                f"model {model.name} pads as Keras does and would give other features with "
+                "PyTorch's weights: build it with padding='torch'"
+            )
 
 
 def _layer(layer: keras.layers.Layer, name: str) -> Iterator[Entry]:
