@@ -2,21 +2,37 @@
 
 from adios_tf.masking.adversarial import Adversarial, AdversarialOne
 from adios_tf.masking.base import MASKINGS, Masking, NoMasking
-from adios_tf.masking.fill import FILLS, Erase, Fill, Filled
+from adios_tf.masking.fill import FILLS, Blur, Erase, Fill, Filled, Mean, Noise
 from adios_tf.masking.grid import Blocks, Cells
 from adios_tf.masking.mix import Mix
+from adios_tf.masking.mscn import MSCN
+from adios_tf.masking.objects import Objects
+from adios_tf.masking.patches import Patches, Rectangles
+from adios_tf.masking.sequential import Sequential, SequentialOne
+from adios_tf.masking.unmix import UnMix, UnMixBlocks
 
 __all__ = [
     "FILLS",
     "MASKINGS",
+    "MSCN",
     "Adversarial",
     "AdversarialOne",
     "Blocks",
+    "Blur",
     "Cells",
     "Erase",
     "Fill",
     "Filled",
     "Masking",
+    "Mean",
     "Mix",
     "NoMasking",
+    "Noise",
+    "Objects",
+    "Patches",
+    "Rectangles",
+    "Sequential",
+    "SequentialOne",
+    "UnMix",
+    "UnMixBlocks",
 ]

@@ -5,9 +5,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from adios_tf import replicas
 from adios_tf.errors import UserError
 from adios_tf.masking.base import MASKINGS, Masking, Masks
+from adios_tf.masking.one_slot import OneSlot
 from adios_tf.masking.penalties import coverage, entropy, sparsity
 
 ENTROPY_KINDS = ("coverage", "softmax", "softmax_joint")
@@ -75,25 +75,5 @@ class Adversarial(Masking):
 
 
 @MASKINGS.register("adversarial_one", "ADIOS-s: N learned masks, one drawn per image and update")
-class AdversarialOne(Adversarial):
-    """ADIOS-s: one slot per image, drawn anew for each of the two updates.
-
-    All N slots pay the penalty; both views of an image use the same slot.
-    """
-
-    def draw_slots(self, rows: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """Returns a slot per image of this replica, int32 [rows], uniform over N."""
-
-        def sample(total: tf.Tensor) -> tf.Tensor:
-            return tf.random.stateless_uniform([total], seed, 0, self.num_masks, tf.int32)
-
-        return replicas.draw(sample, rows)
-
-    def slots(self, masks: Masks, seed: tf.Tensor) -> list[Masks]:
-        first = next(iter(masks.values()))
-        slot = self.draw_slots(tf.shape(first)[0], seed)
-        one_hot = {
-            view: tf.one_hot(slot, self.num_masks, dtype=stack.dtype)[:, None, None, :]
-            for view, stack in masks.items()
-        }
-        return [{view: tf.reduce_sum(stack * one_hot[view], -1) for view, stack in masks.items()}]
+class AdversarialOne(OneSlot, Adversarial):
+    """ADIOS-s: all N masks pay the penalty, one per image is used."""

@@ -1,11 +1,15 @@
 """What covers the hole: `fill(image, mask)` for a hidden region (mask 1 = hidden)."""
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
+from adios_tf import replicas
+from adios_tf.errors import UserError
+from adios_tf.nets.filters import gaussian_blur
 from adios_tf.objectives import Embedding, Pair
 from adios_tf.registry import Registry
 
@@ -70,3 +74,77 @@ class Erase(Fill):
 
     def cover(self, images: tf.Tensor, mask: tf.Tensor, seed: tf.Tensor, slot: int = 0) -> Filled:
         return Filled(images * (1 - per_channel(mask, images.dtype)))
+
+
+class Paint(Fill):
+    """Base of the fills that paint something over the hole: x (1 - m) + paint m."""
+
+    def paint(self, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Returns what covers the hole, broadcastable to the images [B,H,W,3]."""
+        raise NotImplementedError
+
+    def cover(self, images: tf.Tensor, mask: tf.Tensor, seed: tf.Tensor, slot: int = 0) -> Filled:
+        hidden = per_channel(mask, images.dtype)
+        return Filled(images * (1 - hidden) + self.paint(images, seed) * hidden)
+
+
+@FILLS.register("mean", "the image's own mean colour")
+class Mean(Paint):
+    """The mean over the whole image, hidden part included, so that it tells of what is hidden."""
+
+    def paint(self, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_mean(images, axis=(1, 2), keepdims=True)
+
+
+@FILLS.register("noise", "Gaussian noise")
+class Noise(Paint):
+    """Normal noise of mean zero.
+
+    Args:
+      noise_std: standard deviation, in normalised (and high-passed) space; 0.18 in MSCN.
+      noise_tile: side in pixels of one patch of noise that is repeated over all images of the
+        batch, 32 in MSCN; 0 draws every pixel of every image anew.
+    """
+
+    def __init__(self, noise_std: float = 0.18, noise_tile: int = 0, **kwargs: Any):
+        super().__init__(**kwargs)
+        if noise_std < 0 or noise_tile < 0:
+            raise UserError(
+                f"--noise_std={noise_std} and --noise_tile={noise_tile} must not be negative"
+            )
+        self.noise_std, self.noise_tile = noise_std, noise_tile
+
+    def paint(self, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        size = images.shape[1:]
+
+        def sample(rows: tf.Tensor) -> tf.Tensor:
+            return tf.random.stateless_normal([rows, *size], seed, stddev=self.noise_std)
+
+        if self.noise_tile:
+            tile = tf.random.stateless_normal(
+                [1, self.noise_tile, self.noise_tile, size[-1]], seed, stddev=self.noise_std
+            )
+            for axis in (1, 2):
+                tile = tf.gather(tile, tf.range(images.shape[axis]) % self.noise_tile, axis=axis)
+            return tf.cast(tile, images.dtype)
+        return tf.cast(replicas.draw(sample, tf.shape(images)[0]), images.dtype)
+
+
+@FILLS.register("blur", "the image itself, strongly blurred")
+class Blur(Paint):
+    """A Gaussian blur of the image itself.
+
+    Args:
+      fill_blur: standard deviation of the Gaussian, as a share of the image's side.
+    """
+
+    def __init__(self, fill_blur: float = 0.1, **kwargs: Any):
+        super().__init__(**kwargs)
+        if not fill_blur > 0:
+            raise UserError(f"--fill_blur={fill_blur} must be above 0")
+        self.fill_blur = fill_blur
+
+    def paint(self, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        sigma = self.fill_blur * images.shape[1]
+        side = 2 * min(math.ceil(2 * sigma), images.shape[1] - 1) + 1
+        return gaussian_blur(images, side, sigma)

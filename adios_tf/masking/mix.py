@@ -61,7 +61,9 @@ class Mix(Fill):
         views, shown, shown_by_partner = dict(views), {}, {}
         for view, cover in filled.items():
             name, back = f"occluded{view[-1]}", tf.math.invert_permutation(cover.partner)
-            hidden = tf.reduce_mean(tf.cast(slot[view], tf.float32), range(1, slot[view].shape.rank))
+            hidden = tf.reduce_mean(
+                tf.cast(slot[view], tf.float32), range(1, slot[view].shape.rank)
+            )
             hidden = tf.stop_gradient(hidden)
             shown[name], shown_by_partner[name] = 1 - hidden, replicas.permute(hidden, back)
             query, key = (

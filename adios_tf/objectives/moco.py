@@ -56,9 +56,7 @@ class MoCo(Momentum):
         self.queue = self.add_weight(
             (queue_size, projector.output_shape[-1]), _unit_rows, name="queue", **shared
         )
-        self.queue_place = self.add_weight(
-            (), "zeros", dtype="int32", name="queue_place", **shared
-        )
+        self.queue_place = self.add_weight((), "zeros", dtype="int32", name="queue_place", **shared)
 
     def embed(self, images: tf.Tensor, query: bool, key: bool, training: bool = True) -> Embedding:
         features = projection = None

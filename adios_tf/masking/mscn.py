@@ -1,0 +1,85 @@
+"""Masks of masked siamese networks in the manner of MSCN (Jing, Zhu, LeCun, arXiv 2206.07700).
+
+That paper could not be read beyond its introduction. The recipe is a third party's (papers:
+MixMask, a.8), with cells picked uniformly; that a mask is drawn per image is inferred.
+"""
+
+from typing import Any
+
+import tensorflow as tf
+
+from adios_tf.errors import UserError
+from adios_tf.masking.base import MASKINGS, Masking, Masks
+from adios_tf.masking.draws import fold, per_image
+from adios_tf.masking.grid import check_ratio, choose, upsample
+
+_COLOURS = 3
+
+
+@MASKINGS.register("mscn", "MSCN-style: focal windows and grid masks, also per colour channel")
+class MSCN(Masking):
+    """A focal mask hides all but one window; a grid mask hides some cells, per colour or not.
+
+    Use it with `--fill=noise` and `--high_pass=11`.
+
+    Args:
+      grid_size: G, cells a side.
+      keep_least, keep_most: bounds of the uniform share of cells that stays visible.
+      focal_prob: how often a mask is focal.
+      focal_side: side of the focal window, as a share of the image's.
+      channel_prob: how often a grid mask hides cells of each colour for itself.
+    """
+
+    masked_views = ("view2",)
+
+    def __init__(
+        self,
+        grid_size: int = 7,
+        keep_least: float = 0.75,
+        keep_most: float = 0.95,
+        focal_prob: float = 0.2,
+        focal_side: float = 200 / 224,
+        channel_prob: float = 0.7,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        if not check_ratio(keep_least) <= check_ratio(keep_most):
+            raise UserError(f"--keep_least={keep_least} must not exceed --keep_most={keep_most}")
+        self.grid_size, self.keep_least, self.keep_most = grid_size, keep_least, keep_most
+        self.focal_prob, self.focal_side = focal_prob, check_ratio(focal_side)
+        self.channel_prob = channel_prob
+
+    def masks(
+        self, images: tf.Tensor, truth: tf.Tensor | None, seed: tf.Tensor, training: bool = True
+    ) -> tf.Tensor:
+        """Returns one mask with a sheet per colour, [B,H,W,3]."""
+        draw = per_image(tf.shape(images)[0])
+        height, width = images.shape[1:3]
+        kind = draw(fold(seed, 0), 2)
+        focal = kind[:, 0] < self.focal_prob
+        by_colour = kind[:, 1] < self.channel_prob
+
+        u = tf.unstack(draw(fold(seed, 1), 2), axis=1)
+        within = []
+        for place, pixels in zip(u, (height, width), strict=True):
+            side = max(1, round(self.focal_side * pixels))
+            begin = tf.floor(place * (pixels - side + 1))[:, None]
+            line = tf.range(pixels, dtype=tf.float32)
+            within.append((line >= begin) & (line < begin + side))
+        outside = ~(within[0][:, :, None] & within[1][:, None, :])
+
+        cells = self.grid_size**2
+        kept = self.keep_least + draw(fold(seed, 2), 1) * (self.keep_most - self.keep_least)
+        number = tf.cast(tf.round((1 - kept) * cells), tf.int32)
+        noise = tf.reshape(draw(fold(seed, 3), _COLOURS * cells), [-1, _COLOURS, cells])
+        noise = tf.where(by_colour[:, None, None], noise, noise[:, :1])
+        grid = tf.reshape(
+            choose(noise, number[:, None]), [-1, _COLOURS, self.grid_size, self.grid_size]
+        )
+        grid = upsample(tf.transpose(grid, [0, 2, 3, 1]), height, width)
+        hidden = tf.where(focal[:, None, None, None], outside[..., None], grid)
+        return tf.cast(hidden, tf.float32)
+
+    def slots(self, masks: Masks, seed: tf.Tensor) -> list[Masks]:
+        """One slot: the three sheets are one mask."""
+        return [masks]
