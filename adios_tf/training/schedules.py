@@ -1,4 +1,4 @@
-"""Learning rates and EMA momenta as functions of the step."""
+"""Learning rates as functions of the step."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -167,20 +167,3 @@ def build_schedule(
         "gamma": gamma,
     }
     return SCHEDULES[name](base, epochs, steps_per_epoch, options)
-
-
-def ema_momentum(step: Any, total: int, base: float, final: float = 1.0) -> tf.Tensor:
-    """Returns the momentum (scalar) of a slow copy: a cosine from `base` to `final`.
-
-    `final - (final - base) (1 + cos(pi step / total)) / 2`, and `final` from `total` on
-    (BYOL, Grill et al. 2020, section 3.2). Computed in float64, returned in Keras's
-    default float type.
-
-    Args:
-      step: updates made so far, a number or a scalar tensor.
-      total: updates of the whole training.
-      base, final: first and last momentum.
-    """
-    part = tf.minimum(keras.ops.cast(step, "float64") / max(total, 1), 1.0)
-    momentum = final - 0.5 * (final - base) * (1.0 + tf.cos(np.pi * part))
-    return tf.cast(momentum, keras.config.floatx())

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from adios_tf.errors import UserError
-from adios_tf.training.schedules import WarmupCosine, build_schedule, ema_momentum
+from adios_tf.training.schedules import WarmupCosine, build_schedule
 
 
 def _oracle(epoch, base, epochs, warmup, start, minimum):
@@ -37,7 +37,6 @@ def test_per_step_is_smooth_and_meets_the_three_corners():
 
 def test_the_rate_has_the_default_float_type():
     assert WarmupCosine(0.4, 20, 5)(3).dtype == "float32"
-    assert ema_momentum(3, 10, 0.99).dtype == "float32"
 
 
 @pytest.mark.parametrize("name", ["warmup_cosine", "cosine", "step"])
@@ -85,8 +84,3 @@ def test_a_users_mistake_is_one_line(settings, words):
     with pytest.raises(UserError, match=words.replace("(", r"\(")) as error:
         build_schedule(**{**good, "warmup_epochs": 2, **settings})
     assert "\n" not in str(error.value)
-
-
-def test_ema_momentum_climbs_from_base_to_final_and_stays():
-    momenta = ema_momentum(np.array([0, 50, 100, 150]), 100, 0.9, 1.0)
-    np.testing.assert_allclose(momenta, [0.9, 0.95, 1.0, 1.0], rtol=1e-6)
