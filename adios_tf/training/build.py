@@ -7,6 +7,7 @@ import keras
 
 from adios_tf.masking import FILLS, MASKINGS, Masking
 from adios_tf.nets import build_backbone, build_unet
+from adios_tf.nets.filters import build_high_pass
 from adios_tf.objectives import OBJECTIVES, Objective
 from adios_tf.registry import construct
 from adios_tf.training.combinations import check_combination
@@ -68,6 +69,10 @@ def build_pretrainer(
         slot_reduction=None if config.slot_reduction == "auto" else config.slot_reduction,
         update=config.update,
         probe=Probe(objective.encoder.output_shape[-1], num_classes) if num_classes else None,
+        occluded_keys=config.occluded_keys,
+        input_filter=(
+            build_high_pass(config.image_size, config.high_pass) if config.high_pass else None
+        ),
         lean_memory=config.lean_memory,
         seed=config.seed,
     )

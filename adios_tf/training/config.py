@@ -50,6 +50,12 @@ class PretrainConfig:
         0.0, "how often it is solarized", "augmentation", least=0, most=1
     )
     flip_prob: float = setting(0.5, "how often it is mirrored", "augmentation", least=0, most=1)
+    high_pass: int = setting(
+        0,
+        "kernel side of a high-pass filter on views and evaluated images; 0 = none, MSCN: 11",
+        "augmentation",
+        least=0,
+    )
 
     # ------------------------------------------------------------------ encoder
     backbone: str = setting("resnet18", "see --list", "encoder")
@@ -92,7 +98,9 @@ class PretrainConfig:
         "masking",
         choices=("auto", "sum", "mean"),
     )
-    fill: str = setting("erase", "what covers the hole; see --list", "masking")
+    occluded_keys: bool = setting(
+        True, "also compare clean views with occluded ones, where the objective does", "masking"
+    )
     sparsity_weight: float = setting(1.0, "alpha1 of ADIOS", "masking", least=0)
     entropy_weight: float = setting(0.0, "> 0 favours slots of equal size", "masking")
     entropy_kind: str = setting(
@@ -101,9 +109,92 @@ class PretrainConfig:
         "masking",
         choices=("coverage", "softmax", "softmax_joint"),
     )
+    budget: tuple[float, ...] = setting(
+        (0.2,), "sequential: share that each step may hide; one, or one per step", "masking"
+    )
+    budget_kind: str = setting(
+        "projection",
+        "sequential: how the budget holds",
+        "masking",
+        choices=("projection", "topk", "at_most", "near", "sparsity"),
+    )
+    budget_weight: float = setting(100.0, "sequential: price of at_most, near", "masking", least=0)
+    combination: str = setting(
+        "stick_breaking",
+        "sequential: how the masks share the image",
+        "masking",
+        choices=("stick_breaking", "closed", "overlap", "nested"),
+    )
+    history: str = setting(
+        "image",
+        "sequential: the masker sees the whole image, or what is still free",
+        "masking",
+        choices=("image", "masked"),
+    )
+    history_gradient: bool = setting(
+        False, "sequential: gradient through the history channel", "masking"
+    )
+    step_embedding: bool = setting(False, "sequential: tell the masker which step it is", "masking")
+    gate_temperature: float = setting(
+        1.0, "sequential: below 1 = sharper masks", "masking", above=0
+    )
+    topk_cell: int = setting(
+        1, "sequential: side in pixels of what topk hides whole", "masking", least=1
+    )
     masker_base: int = setting(32, "U-Net width c", "masking", least=1)
     masker_norm: str = setting("gn", "U-Net norm", "masking", choices=("gn", "in", "no"))
     masker_blocks: int = setting(0, "U-Net depth K; 0 = by image side", "masking", least=0)
+    keep_ratio: float | None = setting(
+        None,
+        "share that random masks leave visible; default: blocks, cells 0.5, patches 0.25, "
+        "rectangles 0.7",
+        "masking",
+        above=0,
+        most=1,
+    )
+    grid_size: int | None = setting(
+        None, "cells a side of grid masks; default: blocks, cells 8, mscn 7", "masking", least=2
+    )
+    per_image: bool = setting(
+        False, "blocks, cells, unmix: a mask for every image, not one for the batch", "masking"
+    )
+    patch_size: int = setting(16, "patches: side in pixels", "masking", least=1)
+    keep_least: float = setting(0.75, "mscn: least visible share of a grid", "masking", above=0)
+    keep_most: float = setting(0.95, "mscn: largest visible share of a grid", "masking", most=1)
+    focal_prob: float = setting(0.2, "mscn: how often one window stays", "masking", least=0, most=1)
+    focal_side: float = setting(
+        0.893, "mscn: side of the window as a share of the image's", "masking", above=0, most=1
+    )
+    channel_prob: float = setting(
+        0.7, "mscn: how often a grid hides each colour for itself", "masking", least=0, most=1
+    )
+    unmix_prob: float = setting(
+        0.5, "unmix: how often images are blended, not boxes pasted", "masking", least=0, most=1
+    )
+    unmix_beta: float = setting(1.0, "unmix: lambda ~ Beta(beta, beta)", "masking", above=0)
+    object_morph: str = setting(
+        "none",
+        "objects: what is done to each ground-truth mask",
+        "masking",
+        choices=("none", "erosion", "dilation", "box"),
+    )
+    morph_size: int = setting(
+        10, "objects: side in pixels of erosion, dilation", "masking", least=1
+    )
+    object_shuffle: bool = setting(
+        False, "objects: take the masks of another image of the batch", "masking"
+    )
+
+    # ------------------------------------------------------------------ fill
+    fill: str = setting("erase", "what covers the hole; see --list", "fill")
+    partner: str = setting(
+        "reversal", "mix: which image fills", "fill", choices=("reversal", "random")
+    )
+    noise_std: float = setting(0.18, "noise: standard deviation, normalised", "fill", least=0)
+    noise_tile: int = setting(
+        0, "noise: side of a patch shared by all images and repeated; 0 = none", "fill", least=0
+    )
+    fill_blur: float = setting(0.1, "blur: sigma as a share of the image side", "fill", above=0)
 
     # ------------------------------------------------------------------ optimisation
     update: str = setting(

@@ -69,6 +69,7 @@ class Differentiator:
         masked_views: Sequence[str],
         clean_weight: float,
         slot_reduction: str,
+        occluded_keys: bool,
         probe: Probe | None,
         lean_memory: bool,
     ):
@@ -81,6 +82,9 @@ class Differentiator:
         self.occluded_pairs = objective.occluded_pairs(masked_views) if masked_views else ()
         if clean_weight:
             self.occluded_pairs = without_clean(self.occluded_pairs)
+        if not occluded_keys:
+            kept = [p for p in self.occluded_pairs if not p.key.startswith("occluded")]
+            self.occluded_pairs = tuple(kept)
         pairs = (*self.clean_pairs, *self.occluded_pairs)
         self._queries = {pair.query for pair in pairs}
         self._keys = {pair.key for pair in pairs}

@@ -37,6 +37,10 @@ class Pretrainer(keras.Model):
       update: `alternating` (the papers': encoder first, then the masker against the updated
         encoder) or `simultaneous` (one backward pass, the masker's gradient reversed).
       probe: an online linear classifier on features without gradient, or None.
+      occluded_keys: whether the clean views are also compared with the occluded ones where the
+        objective does that; otherwise an occluded view is only ever the query.
+      input_filter: a fixed model [B,S,S,3] -> [B,S,S,3] that both views pass before anything
+        else (the high-pass of MSCN), and every image that is evaluated.
       lean_memory: process the slots strictly one after another, so that the activations of
         only one occluded copy are alive at a time.
       seed: of every random draw inside the step; draws depend on (seed, step) alone.
@@ -55,6 +59,8 @@ class Pretrainer(keras.Model):
         slot_reduction: str | None = None,
         update: str = "alternating",
         probe: Probe | None = None,
+        occluded_keys: bool = True,
+        input_filter: keras.Model | None = None,
         lean_memory: bool = False,
         seed: int = 0,
         **kwargs: Any,
@@ -64,7 +70,7 @@ class Pretrainer(keras.Model):
             raise UserError(f"update must be one of {', '.join(UPDATES)}, got {update!r}")
         self.objective, self.masking, self.probe = objective, masking, probe
         self.fill = FILLS[fill]() if isinstance(fill, str) else fill
-        self.update, self.seed = update, seed
+        self.update, self.seed, self.input_filter = update, seed, input_filter
         views = masked_views or masking.masked_views or objective.masked_views
         views = tuple(views) if masking.num_masks else ()
         if clean_weight is None:
@@ -76,6 +82,7 @@ class Pretrainer(keras.Model):
             views,
             clean_weight,
             slot_reduction or masking.slot_reduction,
+            occluded_keys,
             probe,
             lean_memory,
         )
@@ -93,7 +100,7 @@ class Pretrainer(keras.Model):
 
     def train_step(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """One update of encoder and masker on this replica's part of the global batch."""
-        seeds = self._seeds()
+        batch, seeds = self._filtered(batch), self._seeds()
 
         with tf.GradientTape() as masker_tape:
             masks = self._masks(batch, seeds["masks"])
@@ -122,6 +129,12 @@ class Pretrainer(keras.Model):
         return self._averaged(results)
 
     # ------------------------------------------------------------------ its verbs
+
+    def _filtered(self, batch: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
+        """The batch with both views through the input filter."""
+        if self.input_filter is None:
+            return batch
+        return {**batch, **{v: self.input_filter(batch[v]) for v in ("view1", "view2")}}
 
     def _masks(self, batch: Mapping[str, tf.Tensor], seed: tf.Tensor) -> Masks:
         """Returns {view: [B,S,S,N]} for the views that are masked."""
@@ -245,9 +258,27 @@ class Pretrainer(keras.Model):
             groups.append((self.probe_optimizer, self.probe.trainable_variables))
         return groups
 
-    def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Features of normalised images, [B,S,S,3] -> [B,D]."""
-        return self.objective.encoder(images, training=training)
+    def call(self, images: Any, training: bool = False) -> tf.Tensor:
+        """Features of normalised images, [B,S,S,3] or a batch of `fit`, -> [B,D]."""
+        if isinstance(images, Mapping):
+            images = images["view1"]
+        return self.inference_encoder(images, training=training)
+
+    @property
+    def inference_encoder(self) -> keras.Model:
+        """What is evaluated and saved: normalised images [B,S,S,3] -> features [B,D]."""
+        return self._behind_filter(self.objective.encoder)
+
+    def inference_masker(self, image_size: int) -> keras.Model | None:
+        """What is saved of the masker: normalised images [B,S,S,3] -> masks [B,S,S,N]."""
+        masker = self.masking.inference_model(image_size)
+        return masker if masker is None else self._behind_filter(masker)
+
+    def _behind_filter(self, model: keras.Model) -> keras.Model:
+        if self.input_filter is None:
+            return model
+        images = keras.Input(self.input_filter.input_shape[1:])
+        return keras.Model(images, model(self.input_filter(images)), name=model.name)
 
     def make_train_function(self, force: bool = False) -> None:
         """As in Keras, but averages the step's results over workers as well as replicas.
