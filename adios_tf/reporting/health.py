@@ -1,7 +1,10 @@
 """Is it working? Numbers that need no labels, their healthy ranges and what to do outside.
 
 The ranges are rules of thumb for features of an encoder before its projector and for masks
-that share every pixel among N slots; they are data, so that a project can adjust them.
+that share every pixel among N slots; they are data, so that a project can adjust them. What
+they rest on: augmented CIFAR-10 images through untrained encoders that end in a ReLU and an
+average (ResNet-18 and a small one) have spread 0.10 and 0.25, uniformity -0.05 and -0.32;
+the small one after 300 steps of SimCLR has spread 0.57, uniformity -1.2, alignment 0.26.
 """
 
 import math
@@ -139,7 +142,7 @@ RULES = (
     ),
     Rule(
         "effective_rank",
-        lambda slots, width: max(3.0, 0.05 * width),
+        lambda slots, width: max(3.0, min(32.0, 0.05 * width)),
         None,
         "number of directions that the features really use",
         too_low="features use few directions: strengthen the colour augmentation, train "
@@ -158,7 +161,7 @@ RULES = (
     Rule(
         "uniformity",
         None,
-        -1.0,
+        -0.5,
         "log density of features around each other (0 collapsed, -4 uniform)",
         too_high="features crowd together: see feature_spread; with SimCLR lower the "
         "temperature or raise the batch size",
