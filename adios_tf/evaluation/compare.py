@@ -30,6 +30,7 @@ class RunScores:
       seed: of pretraining.
       values: {row: value}.
       correct: {row: [n] bool, which test examples were right}, where a row has examples.
+      labels: {row: what to call it}, where that differs.
     """
 
     name: str
@@ -37,6 +38,7 @@ class RunScores:
     seed: int
     values: Mapping[str, float]
     correct: Mapping[str, np.ndarray]
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +152,7 @@ def compare(runs: Sequence[RunScores]) -> list[Comparison]:
             values = [float(run.values[row]) for run in group]
             table.append(
                 Comparison(
-                    row=row,
+                    row=runs[0].labels.get(row, row),
                     group=name,
                     runs=len(values),
                     mean=float(np.mean(values)),

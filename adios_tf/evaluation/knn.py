@@ -25,6 +25,7 @@ DISTANCES = ("cosine", "euclidean")
 # how many other queries or train features there are, nor on where among them it stands.
 _QUERIES, _TRAIN = 512, 4096
 _EXACT_ROWS = 64
+_SLACK = 32  # Euclidean candidates beyond k, since rounding may swap close ones in the search
 _LOW_BITS = np.int64(0xFFFFFFFF)
 
 
@@ -146,12 +147,13 @@ def nearest(
 
     def search(start: int) -> tuple[np.ndarray, np.ndarray]:
         tile = tests[start : start + _QUERIES]
-        keys = _search(tile, train, offset, k)
-        indices = _LOW_BITS - (keys & _LOW_BITS)
         if distance == "cosine":
-            return _scores(keys), indices
-        rows = queries[start : start + _QUERIES]
-        return _exact_distances(rows, train_features, indices)
+            keys = _search(tile, train, offset, k)
+            return _scores(keys), _LOW_BITS - (keys & _LOW_BITS)
+        keys = _search(tile, train, offset, min(k + _SLACK, len(train)))
+        rows, indices = queries[start : start + _QUERIES], _LOW_BITS - (keys & _LOW_BITS)
+        distances, indices = _exact_distances(rows, train_features, indices)
+        return distances[:, :k], indices[:, :k]
 
     starts = range(0, len(tests), _QUERIES)
     # One query tile per thread: BLAS's own threads would leave the selection to one core.

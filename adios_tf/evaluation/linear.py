@@ -33,6 +33,7 @@ class ProbeResult:
 
     Attributes:
       scores: [Q,C] float32, one per class of every test example.
+      score: the classifier itself: features [n,D] -> scores [n,C].
       chosen: the regularisation or learning rate that was used.
       validation: {candidate: validation accuracy}; empty where nothing was swept.
       train_count: how many examples the reported classifier saw.
@@ -40,6 +41,7 @@ class ProbeResult:
     """
 
     scores: np.ndarray
+    score: Callable[[np.ndarray], np.ndarray]
     chosen: float
     validation: dict[float, float]
     train_count: int
@@ -136,9 +138,18 @@ def logistic_probe(
         chosen = max(validation, key=validation.get) if validation else strengths[0]
         everything = np.arange(len(train_features))
         [(_, prepare, model)] = fit(everything, [chosen], bar)
-    scores = _all_scores(model, prepare(test_features), classes)
-    note = f"L-BFGS stopped at {max_iterations} iterations" if chosen in stalled else ""
-    return ProbeResult(scores, float(chosen), validation, len(train_features), note)
+
+    def score(features: np.ndarray) -> np.ndarray:
+        return _all_scores(model, prepare(features), classes)
+
+    return ProbeResult(
+        scores=score(test_features),
+        score=score,
+        chosen=float(chosen),
+        validation=validation,
+        train_count=len(train_features),
+        note=f"L-BFGS stopped at {max_iterations} iterations" if chosen in stalled else "",
+    )
 
 
 class ProbeBank:
@@ -281,5 +292,14 @@ def sgd_probe(
     which, validation = 0, {}
     if len(held):
         which, validation = bank.best(prepare(train_features[held]), train_labels[held])
-    scores = bank.scores(prepare(test_features), which).astype(np.float32)
-    return ProbeResult(scores, bank.learning_rates[which], validation, len(rows))
+
+    def score(features: np.ndarray) -> np.ndarray:
+        return bank.scores(prepare(features), which).astype(np.float32)
+
+    return ProbeResult(
+        scores=score(test_features),
+        score=score,
+        chosen=bank.learning_rates[which],
+        validation=validation,
+        train_count=len(rows),
+    )

@@ -120,19 +120,22 @@ def test_a_collapsed_encoder_ties_in_index_order():
     np.testing.assert_allclose(values, 1.0, atol=1e-6)
 
 
-def test_signed_zeros_tie():
-    train = np.array([[0.0, -1.0], [-0.0, 1.0], [0.0, 1.0]])
-    assert knn.nearest(train, np.array([[1.0, 0.0]]), 3)[1].tolist() == [[0, 1, 2]]
+def test_keys_sort_as_scores_do():
+    """By score, and equal scores by the lower index; -0 (an underflow) equals +0."""
+    scores = np.array([-0.0, 1.5, 0.0, -2.0, 1.5, -1e-30, np.float32(1e38)], np.float32)
+    keys = knn._pack(scores, np.arange(7))
+    assert np.argsort(-keys).tolist() == [6, 1, 4, 0, 2, 5, 3]
+    np.testing.assert_array_equal(knn._scores(keys), scores)
 
 
-def test_euclidean_far_from_the_origin():
-    """Differences of 1e-3 at a distance of 1e3: expanding the square would lose them."""
-    train = 1e3 + np.arange(50)[:, None] * np.float32(1e-2) * np.ones((1, 4), np.float32)
-    train = train.astype(np.float32)
-    values, indices = knn.nearest(train, train[10:11], 3, "euclidean")
-    assert indices[0, 0] == 10
-    assert values[0, 0] == 0.0
-    assert set(indices[0, 1:]) == {9, 11}
+def test_euclidean_between_close_points_far_out():
+    """Distances of 0.01 between points of norm 2e3: expanding the square would lose them."""
+    corners = np.array([[1, 1, 1, 1], [-1, 1, -1, 1], [1, -1, -1, 1], [-1, -1, 1, -3]]) * 1e3
+    steps = np.array([9, 4, 1, 0, 5, 2, 8, 3, 7, 6])[:, None] * np.array([0.01, 0, 0, 0])
+    train = (corners[:, None] + steps).reshape(-1, 4).astype(np.float32)
+    values, indices = knn.nearest(train, train[[3, 13, 23]], 3, "euclidean")
+    assert (indices - [[0], [10], [20]]).tolist() == [[3, 2, 5]] * 3
+    np.testing.assert_allclose(values, [[0, 0.01, 0.02]] * 3, atol=1e-4)
 
 
 def test_places_without_a_vote_are_empty():
