@@ -89,6 +89,18 @@ class _RebuildParameter:
         return data
 
 
+class _Word(str):
+    """Stands for a class of Lightning 1.4, which files its callbacks' states under their classes.
+
+    It is the class's name and nothing more: calling it is refused.
+    """
+
+    __slots__ = ()
+
+    def __call__(self, *_: Any) -> None:
+        raise _RefusedError(f"a call of {self}")
+
+
 class _Unpickler(pickle.Unpickler):
     """Unpickles containers and tensors; every other name is refused before it is looked up."""
 
@@ -112,6 +124,8 @@ class _Unpickler(pickle.Unpickler):
             ("torch._utils", "_rebuild_tensor_v2"): _Rebuild(),
             ("torch._utils", "_rebuild_parameter"): _RebuildParameter(),
         }
+        if module.startswith("pytorch_lightning."):
+            return _Word(f"{module}.{name}")
         if (module, name) not in known:
             raise _RefusedError(f"{module}.{name}")
         return known[module, name]
@@ -151,7 +165,7 @@ def read_torch_checkpoint(path: str | Path) -> Any:
     """Reads a file of `torch.save` (PyTorch 1.6 or later): nested containers of NumPy arrays.
 
     Tensors become arrays of their own memory, bfloat16 as float32 (exact), parameters as plain
-    tensors; OrderedDicts stay OrderedDicts. Nothing in the file is ever called.
+    tensors, Lightning's callback classes their names. Nothing in the file is ever called.
 
     Raises:
       UserError: no such file, another or a damaged format, or a pickle that asks for anything
