@@ -80,7 +80,7 @@ class Differentiator:
         self.slot_reduction, self.lean_memory = slot_reduction, lean_memory
         self.clean_pairs = objective.symmetric("clean2", "clean1") if clean_weight else ()
         self.occluded_pairs = objective.occluded_pairs(masked_views) if masked_views else ()
-        if clean_weight:
+        if clean_weight and masked_views:
             self.occluded_pairs = without_clean(self.occluded_pairs)
         if not occluded_keys:
             kept = [p for p in self.occluded_pairs if not p.key.startswith("occluded")]
