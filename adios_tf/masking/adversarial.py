@@ -70,7 +70,7 @@ class Adversarial(Masking):
 
     def inference_model(self, image_size: int) -> keras.Model:
         images = keras.Input((image_size, image_size, 3))
-        masks = keras.layers.Softmax(axis=-1, dtype="float32")(self.masker(images))
+        masks = keras.layers.Softmax(axis=-1, dtype=keras.config.floatx())(self.masker(images))
         return keras.Model(images, masks, name="masker")
 
 

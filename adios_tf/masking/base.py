@@ -66,7 +66,7 @@ class Masking(keras.layers.Layer):
 
     def penalty(self, masks: Masks) -> tf.Tensor:
         """What the masker pays for these masks (a scalar that it descends)."""
-        return tf.zeros(())
+        return tf.zeros((), keras.config.floatx())
 
     def trained_variables(self) -> list[keras.Variable]:
         """The masker's variables; empty where nothing is trained."""

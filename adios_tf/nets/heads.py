@@ -92,7 +92,7 @@ def build_head(
             use_bias=row.bias,
             kernel_initializer=torch_kernel(),
             bias_initializer=torch_bias(x.shape[-1]),
-            dtype="float32" if last else None,
+            dtype=keras.config.floatx() if last else None,
             name=f"dense_{i}",
         )(x)
         if row.norm:
@@ -102,7 +102,7 @@ def build_head(
                 center=row.norm == "affine",
                 scale=row.norm == "affine",
                 synchronized=True,
-                dtype="float32",
+                dtype=keras.config.floatx(),
                 name=f"norm_{i}",
             )(x)
         if row.relu:

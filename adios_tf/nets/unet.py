@@ -121,7 +121,7 @@ def build_unet(
         1,
         kernel_initializer=torch_kernel(),
         bias_initializer=torch_bias(x.shape[-1]),
-        dtype="float32",
+        dtype=keras.config.floatx(),
         name=HEAD_NAME,
     )(x)
     return keras.Model(inputs, logits, name="masker")

@@ -107,7 +107,7 @@ class Objective(keras.layers.Layer):
         for pair in pairs:
             distance = self.distance(views[pair.query], views[pair.key])
             terms.append(tf.reduce_mean(tf.cast(pair.weight, distance.dtype) * distance))
-        return tf.add_n(terms) if terms else tf.zeros(())
+        return tf.add_n(terms) if terms else tf.zeros((), keras.config.floatx())
 
     def after_step(self, clean: Mapping[str, Embedding], step: tf.Tensor) -> None:
         """What must be remembered once both updates are done (EMA copies, queues)."""
@@ -145,7 +145,7 @@ class Momentum(Objective):
 
     def after_step(self, clean: Mapping[str, Embedding], step: tf.Tensor) -> None:
         """Moves the targets: after every step, the first included."""
-        momentum = tf.constant(self.ema_base)
+        momentum = tf.constant(self.ema_base, tf.float64)
         if self.total_steps is not None:
             momentum = cosine_ramp(step, self.total_steps, self.ema_base, self.ema_final)
         targets = (

@@ -107,5 +107,5 @@ def info_nce(query: tf.Tensor, key: tf.Tensor, queue: tf.Tensor, temperature: fl
 
 def cosine_ramp(step: tf.Tensor, total_steps: int, base: float, final: float) -> tf.Tensor:
     """EMA momentum of BYOL at `step` (Grill et al., 2020): cosine from `base` to `final`."""
-    progress = tf.minimum(tf.cast(step, tf.float32) / float(total_steps), 1.0)
+    progress = tf.minimum(tf.cast(step, tf.float64) / float(total_steps), 1.0)
     return final - (final - base) * (tf.cos(math.pi * progress) + 1.0) / 2.0

@@ -26,7 +26,7 @@ class Probe(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         self.views = tuple(views) if views else None
-        self.classifier = keras.layers.Dense(num_classes, dtype="float32")
+        self.classifier = keras.layers.Dense(num_classes, dtype=keras.config.floatx())
         self.classifier.build((None, feature_dim))
         self.built = True
 

@@ -26,9 +26,9 @@ class Golden:
     def names(self, prefix: str) -> list[str]:
         return [n for n in self._file.files if n.startswith(prefix)]
 
-    def group(self, prefix: str) -> dict[str, np.ndarray]:
-        """Returns {rest of name: array} of everything below a prefix, which must exist."""
-        found = {n[len(prefix) :]: self._file[n] for n in self.names(prefix)}
+    def group(self, prefix: str, keep: str = "") -> dict[str, np.ndarray]:
+        """Returns {keep + rest of name: array} of all below a prefix, which must exist."""
+        found = {keep + n[len(prefix) :]: self._file[n] for n in self.names(prefix)}
         if not found:
             pytest.fail(f"no golden array begins with {prefix} in {self.path.name}")
         return found

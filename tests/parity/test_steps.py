@@ -21,7 +21,21 @@ from adios_tf.training.pretrainer import Pretrainer
 from adios_tf.training.probe import Probe
 
 METHODS = [f"{base}_adios{s}" for base in ("simclr", "byol", "simsiam") for s in ("", "_s")]
-TOLERANCE = 1e-4
+# In float32, BatchNorm over the four images of a golden batch blows rounding up (the reference
+# itself loses 2e-5 of its weights there), and Keras's form x * scale + (offset - mean * scale)
+# more than PyTorch's; so the proof is the float64 run, of the same code.
+TOLERANCE = {"float64": 1e-9, "float32": 1e-3}
+
+
+@pytest.fixture(params=TOLERANCE)
+def precision(request):
+    """Builds and runs everything in float32 or float64."""
+    before = keras.config.floatx()
+    keras.config.set_floatx(request.param)
+    keras.mixed_precision.set_dtype_policy(request.param)
+    yield request.param
+    keras.config.set_floatx(before)
+    keras.mixed_precision.set_dtype_policy(before)
 
 
 class Stored(AdversarialOne):
@@ -142,15 +156,24 @@ def masker_map(unet):
     }
 
 
-def compare(ours, theirs, what):
-    scale = max(np.abs(theirs).max(), 1e-3)
-    np.testing.assert_allclose(
-        np.asarray(ours) / scale, theirs / scale, rtol=0, atol=TOLERANCE, err_msg=what
-    )
+def compare(ours, theirs, tolerance, what):
+    """Largest difference within each network, relative to its largest entry.
+
+    A bias before BatchNorm has no gradient but rounding noise, so a scale of its own would
+    compare noise with noise.
+    """
+    scales = {}
+    for name, array in theirs.items():
+        network = name.split(".")[0]
+        scales[network] = max(scales.get(network, 0.0), np.abs(array).max())
+    for name, array in theirs.items():
+        difference = np.abs(np.asarray(ours[name]) - array).max() / scales[name.split(".")[0]]
+        assert difference < tolerance, f"{what} of {name}: {difference:.2e}"
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_two_steps(golden, method):
+def test_two_steps(golden, method, precision):
+    tolerance = TOLERANCE[precision]
     file = golden(f"step_{method}")
     model, names = build(file, method)
     variables = {id(v): n for n, (v, _) in names.items()}
@@ -170,7 +193,7 @@ def test_two_steps(golden, method):
     root = "every/" if method.startswith("byol") else ""
 
     for step in (1, 2):
-        batch = {v: tf.constant(file[f"batch{step}/{v}"]) for v in ("view1", "view2")}
+        batch = {v: tf.cast(file[f"batch{step}/{v}"], precision) for v in ("view1", "view2")}
         batch["label"] = tf.constant(file[f"batch{step}/labels"])
         if step == 1:
             for view in model.masked_views:
@@ -192,21 +215,19 @@ def test_two_steps(golden, method):
         }
         for name, value in losses.items():
             expected = float(file[f"{root}losses{step}/{name}"])
-            assert value == pytest.approx(expected, rel=TOLERANCE, abs=TOLERANCE), (step, name)
+            assert value == pytest.approx(expected, rel=tolerance, abs=tolerance), (step, name)
         if step == 1:
-            for name, theirs in file.group("grad1/keras/").items():
-                _, fix = names[name]
-                compare(gradients[name], fix(theirs), f"gradient of {name}")
+            expected = {n: names[n][1](g) for n, g in file.group("grad1/keras/").items()}
+            compare(gradients, expected, tolerance, "gradient")
         after = file.group(f"{root}after{step}/keras/")
+        if step == 1 or not root:  # the every/ variant leaves the masker out
+            after |= file.group(f"after{step}/keras/mask_", keep="mask_")
         learnt = [n for n in after if "running_" not in n and "num_batches" not in n]
-        assert len(learnt) > 10
-        for name in learnt:
-            variable, fix = names[name]
-            compare(variable.numpy(), fix(after[name]), f"{name} after step {step}")
-        masker = file.group(f"after{step}/keras/mask_")
-        for name, theirs in masker.items():
-            variable, fix = names[f"mask_{name}"]
-            compare(variable.numpy(), fix(theirs), f"mask_{name} after step {step}")
+        missing = set(names) - set(learnt)
+        assert all(n.startswith("mask_") for n in missing if root)
+        assert root or not missing
+        expected = {n: names[n][1](after[n]) for n in learnt}
+        compare({n: names[n][0].numpy() for n in learnt}, expected, tolerance, f"after {step}")
 
 
 @pytest.mark.parametrize("method", METHODS)

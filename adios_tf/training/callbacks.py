@@ -1,0 +1,177 @@
+"""What happens around the steps: progress, guards, health, pictures, records."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from adios_tf.errors import UserError
+from adios_tf.reporting.health import feature_health, mask_health
+from adios_tf.reporting.panels import mask_panel
+from adios_tf.reporting.tables import append_jsonl
+
+COLLAPSED_SPREAD = 0.02
+
+
+class Progress(keras.callbacks.Callback):
+    """One bar for the whole run, in images, and one line per epoch."""
+
+    def __init__(self, batch_size: int, steps: int, steps_done: int):
+        super().__init__()
+        self._batch = batch_size
+        self._bar = tqdm(
+            total=steps * batch_size,
+            initial=steps_done * batch_size,
+            unit="img",
+            unit_scale=True,
+            desc="pretrain",
+            mininterval=1.0,
+        )
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        self._bar.update(self._batch)
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        shown = "  ".join(f"{k} {v:.4g}" for k, v in (logs or {}).items() if np.ndim(v) == 0)
+        self._bar.write(f"epoch {epoch + 1}: {shown}")
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        self._bar.close()
+
+
+class Guard(keras.callbacks.Callback):
+    """Stops the run on numbers that are no numbers, before they reach a checkpoint."""
+
+    def __init__(self, every: int = 25):
+        super().__init__()
+        self._every = every
+
+    def _check(self, logs: Mapping[str, Any] | None, where: str) -> None:
+        for name, value in (logs or {}).items():
+            if not math.isfinite(float(value)):
+                raise UserError(
+                    f"{name} is {float(value)} in {where}: training diverged and was stopped; the "
+                    "last checkpoint is from before. Lower --learning_rate or "
+                    "--masker_learning_rate, or take --precision=float32"
+                )
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        if (batch + 1) % self._every == 0:
+            self._check(logs, f"batch {batch + 1} of this epoch")
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        self._check(logs, f"epoch {epoch + 1}")
+
+
+class Monitor(keras.callbacks.Callback):
+    """Writes one record per epoch: losses, rates, speed, health of features and masks, kNN.
+
+    Args:
+      run_dir: gets `metrics.jsonl`, `tensorboard/` and `pictures/`.
+      views: a fixed batch {"view1", "view2"} of augmented, normalised views [B,S,S,3].
+      images, truth: fixed pictures for the panel, [P,S,S,3] in [0,1], and their labels
+        [P,S,S] or None.
+      normalise: brings [0,1] images to what the networks read.
+      knn: returns {"knn": accuracy}, called every `knn_every` epochs; None = never.
+      images_per_epoch: for the speed.
+      stop_on_collapse: raise once the features have collapsed to a point.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        views: Mapping[str, tf.Tensor],
+        images: np.ndarray,
+        truth: np.ndarray | None,
+        normalise: Callable[[Any], tf.Tensor],
+        knn: Callable[[], dict[str, float]] | None,
+        knn_every: int,
+        picture_every: int,
+        images_per_epoch: int,
+        stop_on_collapse: bool,
+        epochs: int,
+    ):
+        super().__init__()
+        self._run_dir, self._views, self._images, self._truth = run_dir, views, images, truth
+        self._normalise, self._knn, self._knn_every = normalise, knn, knn_every
+        self._picture_every, self._images_per_epoch = picture_every, images_per_epoch
+        self._stop_on_collapse, self._epochs = stop_on_collapse, epochs
+        self._writer = tf.summary.create_file_writer(str(run_dir / "tensorboard"))
+        self._started = time.perf_counter()
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self._started = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        seconds = time.perf_counter() - self._started
+        record = {"epoch": epoch + 1, "step": int(self.model.step.numpy())}
+        record |= {name: float(value) for name, value in (logs or {}).items()}
+        record |= self._rates()
+        record |= {"seconds": seconds, "images_per_second": self._images_per_epoch / seconds}
+        record |= self._health()
+        last = epoch + 1 == self._epochs
+        if self._knn is not None and self._knn_every and (epoch + 1) % self._knn_every == 0:
+            record |= self._knn()
+        append_jsonl(self._run_dir / "metrics.jsonl", record)
+        with self._writer.as_default(step=epoch + 1):
+            for name, value in record.items():
+                tf.summary.scalar(name, value)
+        if last or (self._picture_every and (epoch + 1) % self._picture_every == 0):
+            self._draw(epoch + 1)
+        self._writer.flush()
+        if self._stop_on_collapse and record["feature_spread"] < COLLAPSED_SPREAD:
+            raise UserError(
+                f"the features collapsed to a point in epoch {epoch + 1} (feature_spread "
+                f"{record['feature_spread']:.3g}, healthy is above 0.3); the last checkpoint is "
+                "from before. Lower the learning rates or raise --sparsity_weight, or pass "
+                "--nostop_on_collapse to go on"
+            )
+
+    def _rates(self) -> dict[str, float]:
+        rates = {"learning_rate": float(self.model.optimizer.learning_rate)}
+        if self.model.masker_optimizer is not None:
+            rates["masker_learning_rate"] = float(self.model.masker_optimizer.learning_rate)
+        return rates
+
+    def _health(self) -> dict[str, float]:
+        """Health of features and masks on the fixed views, in inference mode."""
+        encoder = self.model.objective.encoder
+        first, second = (
+            np.asarray(encoder(self._views[view], training=False), np.float32)
+            for view in ("view1", "view2")
+        )
+        health = feature_health(first, second)
+        if self.model.masking.trained_variables():
+            health |= mask_health(self._masks(self._views["view2"]))
+        return health
+
+    def _masks(self, images: tf.Tensor, truth: np.ndarray | None = None) -> np.ndarray:
+        seed = tf.constant([0, 0], tf.int32)
+        return self.model.masking.masks(images, truth, seed, training=False).numpy()
+
+    def _draw(self, epoch: int) -> None:
+        if not self.model.masked_views:
+            return
+        masks = self._masks(self._normalise(self._images), self._truth)
+        folder = self._run_dir / "pictures"
+        folder.mkdir(exist_ok=True)
+        panel = mask_panel(self._images, masks, self._truth, folder / f"masks_{epoch:04d}.png")
+        with self._writer.as_default(step=epoch):
+            tf.summary.image("masks", panel[None])
+
+
+class Each(keras.callbacks.Callback):
+    """Calls a function at the end of every epoch."""
+
+    def __init__(self, function: Callable[[int], None]):
+        super().__init__()
+        self._function = function
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        self._function(epoch)
