@@ -24,10 +24,11 @@ _RESNET_STEM = ("conv1_conv", 4, ("pool1_pool",))
 
 def pooled(inputs: keras.KerasTensor, x: keras.KerasTensor, name: str) -> keras.Model:
     """Returns the model from `inputs` to `x` [B,h,w,D] or [B,D] as float32 features [B,D]."""
+    full = keras.config.floatx()
     if len(x.shape) == 4:
-        x = keras.layers.GlobalAveragePooling2D(dtype="float32", name="features")(x)
+        x = keras.layers.GlobalAveragePooling2D(dtype=full, name="features")(x)
     else:
-        x = keras.layers.Activation("linear", dtype="float32", name="features")(x)
+        x = keras.layers.Activation("linear", dtype=full, name="features")(x)
     return keras.Model(inputs, x, name=name)
 
 

@@ -79,7 +79,8 @@ def build_vit(
     x = ClassTokenAndPositions(name="tokens")(x)
     for i in range(depth):
         x = _block(x, heads, f"block_{i}")
-    x = keras.layers.LayerNormalization(epsilon=_EPSILON, dtype="float32", name="norm")(x)
+    full = keras.config.floatx()
+    x = keras.layers.LayerNormalization(epsilon=_EPSILON, dtype=full, name="norm")(x)
     return keras.Model(inputs, x[:, 0], name=name)
 
 

@@ -162,6 +162,13 @@ def test_odd_sizes(name, size, small):
     assert small(name, size)(images(size)).shape[0] == 4
 
 
+def test_padding_that_depends_on_parity_fits_the_maps_behind_the_small_stem(small):
+    for size, before in ((34, 0), (33, 1)):
+        pad = small("mobilenetv3_small", size).get_layer("expanded_conv_depthwise_pad")
+        assert pad.input.shape[1] == size
+        assert pad.padding == ((before, 1), (before, 1))
+
+
 def test_torch_padding_strides_where_torchvision_does(small):
     keras_like, torch_like = small("resnet50"), small("resnet50", padding="torch")
     assert keras_like.count_params() == torch_like.count_params()
