@@ -51,6 +51,11 @@ class Mix(Fill):
         hidden = per_channel(mask, images.dtype)
         return Filled(images * (1 - hidden) + replicas.permute(images, order) * hidden, order)
 
+    def visible_share(self, mask: tf.Tensor) -> tf.Tensor:
+        """lambda of each image, [B], of a mask [B,H,W] or [B,H,W,3]; without gradient."""
+        hidden = tf.reduce_mean(tf.cast(mask, tf.float32), range(1, mask.shape.rank))
+        return tf.stop_gradient(1 - hidden)
+
     def weigh(
         self,
         pairs: Sequence[Pair],
@@ -61,11 +66,8 @@ class Mix(Fill):
         views, shown, shown_by_partner = dict(views), {}, {}
         for view, cover in filled.items():
             name, back = f"occluded{view[-1]}", tf.math.invert_permutation(cover.partner)
-            hidden = tf.reduce_mean(
-                tf.cast(slot[view], tf.float32), range(1, slot[view].shape.rank)
-            )
-            hidden = tf.stop_gradient(hidden)
-            shown[name], shown_by_partner[name] = 1 - hidden, replicas.permute(hidden, back)
+            shown[name] = self.visible_share(slot[view])
+            shown_by_partner[name] = replicas.permute(1 - shown[name], back)
             query, key = (
                 None if part is None else replicas.permute(part, back) for part in views[name][1:]
             )

@@ -1,12 +1,47 @@
 """Which words of the sentence make no sense together."""
 
 from adios_tf.errors import UserError
-from adios_tf.masking import MASKINGS
+from adios_tf.masking import FILLS, MASKINGS
+from adios_tf.objectives import OBJECTIVES
 from adios_tf.training.config import PretrainConfig
 
 
 def check_combination(config: PretrainConfig) -> None:
     """Raises `UserError` with the reason where the settings contradict each other."""
-    policy = MASKINGS[config.masking]
-    if policy.trains and config.masked_views == "both" and config.objective == "moco":
-        raise UserError("moco has one query view: take --masked_views=second")
+    policy, name = MASKINGS[config.masking], config.masking
+    _, fill = OBJECTIVES[config.objective], FILLS[config.fill]
+    hides = policy.num_masks != 0
+    if not hides and config.fill != "erase":
+        raise UserError(
+            f"--masking={name} hides nothing, so --fill={config.fill} would cover nothing: "
+            "leave --fill out, or take a masking"
+        )
+    if not hides and config.masked_views != "auto":
+        raise UserError(
+            f"--masking={name} hides nothing in any view: leave --masked_views out, "
+            "or take a masking"
+        )
+    if not hides and config.clean_weight == 0:
+        raise UserError(
+            f"--masking={name} with --clean_weight=0 leaves nothing to learn from: "
+            "leave --clean_weight out, or take a masking"
+        )
+    if hides and policy.fills is not None and config.fill not in policy.fills:
+        raise UserError(
+            f"--masking={name} makes sense with --fill={' or '.join(policy.fills)} only, "
+            f"not with {config.fill}: its masks say how two images are mixed"
+        )
+    if not policy.trains and config.update == "simultaneous":
+        raise UserError(
+            f"--update=simultaneous reverses a masker's gradient, and --masking={name} "
+            "trains no masker: leave --update out"
+        )
+    if hides and fill.clean_weight is not None and config.batch_size < 2:
+        raise UserError(f"--fill={config.fill} takes another image of the batch: it needs two")
+    if config.objective == "moco":
+        keys = config.batch_size * (2 if config.symmetric else 1)
+        if config.queue_size < keys:
+            raise UserError(
+                f"--queue_size={config.queue_size} is smaller than the {keys} keys of one step: "
+                "take at least as many, or a smaller batch"
+            )

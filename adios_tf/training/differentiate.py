@@ -171,9 +171,15 @@ class Differentiator:
                 [clean_loss, *(tensor for tensor, _ in reached)],
                 variables,
                 [tf.ones_like(clean_loss), *(gradient for _, gradient in reached)],
-                unconnected_gradients="zero",
             )
-            of_encoder = _plus(through_clean, of_encoder)
+            # Not left to the tape: it fails where no target reaches any variable (MoCo's queries
+            # all occluded).
+            of_encoder = [
+                tf.zeros_like(variable) if gradient is None else gradient
+                for variable, gradient in zip(
+                    variables, _plus(through_clean, of_encoder), strict=True
+                )
+            ]
         return Result(distance, of_encoder, of_slots, clean, probe, scale)
 
     def _embed(self, images: Mapping[str, tf.Tensor], moving: bool) -> dict[str, Embedding]:
