@@ -1,0 +1,176 @@
+"""Where a crop lies and how it becomes a square: boxes, bicubic resizing, label maps."""
+
+import math
+from typing import Any
+
+import tensorflow as tf
+
+from adios_tf.errors import UserError
+
+CROP_TRIES = 10  # boxes proposed before falling back to the middle of the image
+CROP_DRAWS = 2 * CROP_TRIES + 2
+
+
+def crop_box(
+    height: int | tf.Tensor, width: int | tf.Tensor, draws: tf.Tensor, config: Any
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Chooses the box of a random resized crop.
+
+    Ten boxes are proposed, with the area uniform in [min_scale, max_scale] of the image and
+    the logarithm of width / height uniform in its range; the first that fits is taken, at a
+    uniform place. If none fits, the largest central box with an allowed ratio is.
+
+    Args:
+      height, width: of the images, integers.
+      draws: [..., at least CROP_DRAWS] uniform numbers.
+      config: an `AugmentConfig`.
+
+    Returns:
+      top, left, height, width, int32 of shape draws.shape[:-1].
+    """
+    high, wide = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
+    low, top_scale = config.min_scale, config.max_scale
+    area = high * wide * (low + draws[..., :CROP_TRIES] * (top_scale - low))
+    low, top_ratio = math.log(config.min_ratio), math.log(config.max_ratio)
+    ratio = tf.exp(low + draws[..., CROP_TRIES : 2 * CROP_TRIES] * (top_ratio - low))
+    widths = tf.round(tf.sqrt(area * ratio))
+    heights = tf.round(tf.sqrt(area / ratio))
+    fits = (widths >= 1) & (widths <= wide) & (heights >= 1) & (heights <= high)
+    first = tf.argmax(tf.cast(fits, tf.int32), axis=-1)[..., None]
+    found = tf.reduce_any(fits, axis=-1)
+
+    middle_ratio = tf.clip_by_value(wide / high, config.min_ratio, config.max_ratio)
+    middle_width = tf.maximum(tf.minimum(wide, tf.round(high * middle_ratio)), 1)
+    middle_height = tf.maximum(tf.minimum(high, tf.round(wide / middle_ratio)), 1)
+    batch_dims = len(draws.shape) - 1
+
+    def pick(values: tf.Tensor, fallback: tf.Tensor) -> tf.Tensor:
+        return tf.where(found, tf.gather(values, first, batch_dims=batch_dims)[..., 0], fallback)
+
+    box_width, box_height = pick(widths, middle_width), pick(heights, middle_height)
+    at = tf.where(found[..., None], draws[..., 2 * CROP_TRIES : CROP_DRAWS], 0.5)
+    top = tf.floor(at[..., 0] * (high - box_height + 1))
+    left = tf.floor(at[..., 1] * (wide - box_width + 1))
+    # A draw next to 1 may round up to one past the last place.
+    top, left = tf.minimum(top, high - box_height), tf.minimum(left, wide - box_width)
+    return tuple(tf.cast(x, tf.int32) for x in (top, left, box_height, box_width))
+
+
+def resize_matrix(
+    start: tf.Tensor, length: tf.Tensor, side: int, size: int, flip: tf.Tensor | None = None
+) -> tf.Tensor:
+    """The bicubic, antialiased resizing of stretches of a line, as matrices.
+
+    Keys' kernel (a = -1/2), widened by the factor of reduction, cut at the ends of the
+    stretch and normalised there.
+
+    Args:
+      start, length: [B] int32, the stretch to resize.
+      side: the number of pixels of the line.
+      size: the number of pixels wanted.
+      flip: [B] bool, whether the result is mirrored.
+
+    Returns:
+      [B, size, side] float32; rows sum to one.
+    """
+    start, length = (tf.cast(x, tf.float32)[:, None, None] for x in (start, length))
+    step = length / size
+    wanted = tf.range(size, dtype=tf.float32)[None, :, None]
+    if flip is not None:
+        wanted = tf.where(flip[:, None, None], size - 1 - wanted, wanted)
+    pixel = tf.range(side, dtype=tf.float32)[None, None, :]
+    distance = tf.abs(pixel + 0.5 - start - (wanted + 0.5) * step) / tf.maximum(step, 1.0)
+    near = (1.5 * distance - 2.5) * distance * distance + 1
+    far = ((2.5 - 0.5 * distance) * distance - 4) * distance + 2
+    weight = tf.where(distance < 1, near, tf.where(distance < 2, far, tf.zeros_like(far)))
+    inside = (pixel >= start) & (pixel < start + length)
+    weight = tf.where(inside, weight, tf.zeros_like(weight))
+    return weight / tf.reduce_sum(weight, axis=-1, keepdims=True)
+
+
+def resize_bicubic(image: tf.Tensor, size: int) -> tf.Tensor:
+    """Resizes [h, w, 3] float to [size, size, 3] with antialiasing; overshoot is clipped."""
+    shape = tf.cast(tf.shape(image)[:2], tf.float32)
+    # The op behind tf.image.resize(antialias=True), without that function's shape juggling.
+    resized = tf.raw_ops.ScaleAndTranslate(
+        images=image[None],
+        size=[size, size],
+        scale=float(size) / shape,
+        translation=[0.0, 0.0],
+        kernel_type="keyscubic",
+        antialias=True,
+    )
+    return tf.ensure_shape(tf.clip_by_value(resized[0], 0.0, 1.0), [size, size, 3])
+
+
+def nearest_rows(
+    start: tf.Tensor, length: tf.Tensor, size: int, flip: tf.Tensor | None = None
+) -> tf.Tensor:
+    """Returns [..., size] int32: the pixel of a line nearest to each pixel of its resizing.
+
+    Args:
+      start, length: [...] int32, the stretch that is resized.
+      size: the number of pixels wanted.
+      flip: [...] bool, whether the result is mirrored.
+    """
+    start, length = start[..., None], length[..., None]
+    wanted = tf.range(size)
+    if flip is not None:
+        wanted = tf.where(flip[..., None], size - 1 - wanted, wanted)
+    return start + (2 * wanted + 1) * length // (2 * size)
+
+
+def to_float(image: tf.Tensor) -> tf.Tensor:
+    """Returns the image as float32 in [0, 1]; floating images are taken to be in [0, 1]."""
+    if image.dtype == tf.uint8:
+        return tf.cast(image, tf.float32) * (1 / 255)
+    return tf.cast(image, tf.float32)
+
+
+def evaluation_transform(
+    image: tf.Tensor,
+    image_size: int,
+    resize: str = "squash",
+    crop_ratio: float = 0.875,
+    mask: tf.Tensor | None = None,
+) -> tf.Tensor | tuple[tf.Tensor, tf.Tensor]:
+    """Brings an image to a square without chance.
+
+    Args:
+      image: [h, w, 3], uint8 or floating in [0, 1].
+      image_size: the side S of the result.
+      resize: "squash" resizes both sides to S; "center_crop" keeps the central square of
+        `crop_ratio` times the shorter side and resizes it to S. ADIOS resizes the shorter side
+        to 256 whatever S is, which at S = 96 shows 14 % of the picture; `crop_ratio=0.375`
+        repeats that.
+      crop_ratio: see `resize`.
+      mask: [h, w] integer label map, brought along by nearest neighbour.
+
+    Returns:
+      [S, S, 3] float32 in [0, 1]; with a mask also [S, S] int32.
+
+    Raises:
+      UserError: an unknown `resize`, or a crop ratio outside (0, 1].
+    """
+    if resize not in ("squash", "center_crop"):
+        raise UserError(f"unknown resize {resize!r}: known are squash, center_crop")
+    if not 0 < crop_ratio <= 1:
+        raise UserError(f"crop_ratio={crop_ratio}: give a share above 0 and at most 1")
+    height, width = tf.shape(image)[0], tf.shape(image)[1]
+    top = left = tf.constant(0)
+    if resize == "center_crop":
+        side = tf.cast(tf.minimum(height, width), tf.float32) * crop_ratio
+        side = tf.maximum(tf.cast(tf.round(side), tf.int32), 1)
+        top, left = (height - side) // 2, (width - side) // 2
+        height = width = side
+    box = image[top : top + height, left : left + width]
+    view = resize_bicubic(to_float(box), image_size)
+    if mask is None:
+        return view
+    rows, columns = nearest_rows(top, height, image_size), nearest_rows(left, width, image_size)
+    return view, tf.gather(tf.gather(tf.cast(mask, tf.int32), rows), columns, axis=1)
+
+
+def normalize(images: tf.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> tf.Tensor:
+    """Subtracts the mean of each channel and divides by its deviation: [..., 3] float32."""
+    return (images - tf.constant(mean, tf.float32)) / tf.constant(std, tf.float32)
