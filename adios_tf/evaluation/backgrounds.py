@@ -11,6 +11,7 @@ import numpy as np
 
 from adios_tf.errors import UserError
 
+# The published names, and `only_bg` of the embedded data set.
 VARIANTS = (
     "original",
     "mixed_same",
@@ -20,6 +21,7 @@ VARIANTS = (
     "no_fg",
     "only_bg_b",
     "only_bg_t",
+    "only_bg",
 )
 CLASSES = 9
 

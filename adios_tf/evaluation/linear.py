@@ -18,11 +18,9 @@ from tqdm import tqdm
 
 from adios_tf.errors import UserError
 from adios_tf.evaluation.checks import checked_pair
+from adios_tf.evaluation.defaults import LEARNING_RATES, STRENGTHS
 from adios_tf.evaluation.metrics import rank_classes, top_accuracy
 from adios_tf.evaluation.splits import split_validation
-
-STRENGTHS = (1.0, 0.1, 0.01, 1e-3, 1e-4, 1e-5)
-LEARNING_RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
 Batches = Callable[[int], Iterable[tuple[np.ndarray, np.ndarray]]]
 

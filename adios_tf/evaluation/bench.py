@@ -1,0 +1,211 @@
+"""The bench that protocols work at: one encoder, one data set, features made once."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from adios_tf import artifact
+from adios_tf.data.catalog import describe
+from adios_tf.errors import UserError
+from adios_tf.evaluation.backgrounds import challenge_folders
+from adios_tf.evaluation.checks import checked_labels
+from adios_tf.evaluation.config import EvaluateConfig, command
+from adios_tf.evaluation.data import Look, Split, open_pair, open_split
+from adios_tf.evaluation.features import encode_batches, feature_function
+from adios_tf.evaluation.linear import Batches, Standardizer
+from adios_tf.evaluation.rows import Row
+
+
+@dataclasses.dataclass(frozen=True)
+class Draft:
+    """A row before the bench has added what all rows share; see `Row`.
+
+    Attributes:
+      groups: flag groups that the row depends on beside the shared ones.
+      changed: settings that single the row out among the protocol's.
+    """
+
+    metric: str
+    values: tuple[float, ...]
+    variant: str = ""
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    groups: tuple[str, ...] = ()
+    changed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    correct: np.ndarray | None = None
+
+
+class Bench:
+    """What the protocols share.
+
+    Args:
+      config: `dataset` must be set.
+      model: the saved encoder.
+
+    Attributes:
+      train, test: the splits.
+      corruption_curve: clean accuracy, and accuracy of every (corruption, severity), where
+        that was measured.
+    """
+
+    def __init__(self, config: EvaluateConfig, model: artifact.PretrainedModel):
+        self.config, self.model = config, model
+        info = model.info
+        self.look = Look(
+            int(info["image_size"]),
+            tuple(info["mean"]),
+            tuple(info["std"]),
+            config.resize,
+            config.crop_ratio,
+        )
+        self.info = describe(config.dataset)
+        self.train, self.test = open_pair(config, self.info, self.look)
+        self.corruption_curve: tuple[float, dict[tuple[str, int], float]] | None = None
+        self._function = feature_function(model, config.features)
+        self._features: dict[Split, np.ndarray] = {}
+
+    # ------------------------------------------------------------------ features
+
+    def outputs(
+        self, split: Split, function: Callable[[tf.Tensor], tf.Tensor], title: str
+    ) -> np.ndarray:
+        """Returns function(normalised images) of a whole split, [n,...] float32."""
+        batches = (batch["image"] for batch in split.batches())
+        return encode_batches(function, batches, self.config.batch_size, split.count, title)
+
+    def features(self, split: Split) -> np.ndarray:
+        """Returns the features [n,D] of a split; computed once."""
+        if split not in self._features:
+            role = "train features" if split is self.train else "test features"
+            self._features[split] = self.outputs(split, self._function, role)
+        return self._features[split]
+
+    def feature_pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Returns train features, train labels, test features, test labels.
+
+        Raises:
+          UserError: labels are missing; before anything is encoded.
+        """
+        self.require_labels()
+        return (
+            self.features(self.train),
+            self.train.labels,
+            self.features(self.test),
+            self.test.labels,
+        )
+
+    def encode(self, images: np.ndarray, title: str) -> np.ndarray:
+        """Returns the features [n,D] of uint8 images [n,S,S,3]."""
+        size = self.config.batch_size
+
+        def batches():
+            for start in range(0, len(images), size):
+                part = images[start : start + size].astype(np.float32) / 255
+                yield tf.constant((part - self.look.mean) / self.look.std, tf.float32)
+
+        return encode_batches(self._function, batches(), size, len(images), title)
+
+    def augmented_features(self, rows: np.ndarray, prepare: Standardizer, seed: int) -> Batches:
+        """Returns `batches(epoch)` of standardised features of augmented train images."""
+        config = self.config
+        crops = self.train.crops(rows, config.sgd_batch_size, config.sgd_min_scale, seed)
+
+        def batches(epoch: int):
+            for images, labels in crops(epoch):
+                yield prepare(self._function(images).numpy()), labels
+
+        return batches
+
+    def segmentation(self, count: int | None) -> np.ndarray:
+        """Returns the slot [n,S,S] of the largest learned mask at every pixel.
+
+        Raises:
+          UserError: the model has no masker.
+        """
+        masker = self.model.masker
+        if masker is None:
+            raise UserError(
+                "this model has no masker: it was pretrained without learned masks, so there "
+                "are none to score"
+            )
+
+        @tf.function(reduce_retracing=True)
+        def largest(images: tf.Tensor) -> tf.Tensor:
+            return tf.argmax(masker(images, training=False), axis=-1)
+
+        batches = (batch["image"] for batch in self.test.batches(count))
+        slots = encode_batches(largest, batches, self.config.batch_size, count, "masks")
+        return slots.astype(np.int64)
+
+    # ------------------------------------------------------------------ labels
+
+    def require_labels(self) -> None:
+        """Raises `UserError` where a label is missing or train has one class only."""
+        checked_labels(self.train.labels, self.train.count, "train", classes=2)
+        checked_labels(self.test.labels, self.test.count, "test")
+
+    @property
+    def classes(self) -> int:
+        """1 + the largest label of either split."""
+        return int(max(self.train.labels.max(), self.test.labels.max())) + 1
+
+    # ------------------------------------------------------------------ the rest
+
+    def fresh_encoder(self) -> keras.Model:
+        """Returns the encoder as it was saved, for a protocol that changes it."""
+        return artifact.load(self.config.run).encoder
+
+    def background_splits(self) -> tuple[Split, dict[str, Split]]:
+        """Returns the split to train on and the test split of every background variant.
+
+        Raises:
+          UserError: neither the published folder nor variants of the data set are there.
+        """
+        config = self.config
+        if config.backgrounds_dir:
+            train, folders = challenge_folders(config.backgrounds_dir)
+            wanted = {name: folders[name] for name in config.background_variants if name in folders}
+            parts = {"train": train, **wanted}
+            opened = {
+                name: open_split(config, describe(f"folder:{folder}"), "all", 0, self.look)
+                for name, folder in parts.items()
+            }
+            return opened.pop("train"), opened
+        test = config.test_split or self.info.test_split
+        found = {}
+        for name in config.background_variants:
+            split = test if name == "original" else f"{test}_{name}"
+            try:
+                found[name] = open_split(config, self.info, split, config.test_images, self.look)
+            except UserError:
+                continue
+        if set(found) <= {"original"}:
+            raise UserError(
+                f"{config.dataset} has no background variants: use --dataset=shapes, or name the "
+                "folder of the published challenge with --backgrounds_dir"
+            )
+        return self.train, found
+
+    def row(self, protocol: str, draft: Draft) -> Row:
+        """Returns the draft with what every row has: data, sizes, features, command."""
+        config = self.config
+        shared = {
+            "features": config.features,
+            "image": str(self.look),
+            "train": self.train.count,
+            "test": self.test.count,
+        }
+        line = command(config, draft.groups, protocols=(protocol,), **draft.changed)
+        return Row(
+            protocol,
+            config.dataset,
+            draft.metric,
+            draft.variant,
+            tuple(draft.values),
+            {**shared, **draft.settings},
+            line,
+            correct=draft.correct,
+        )

@@ -1,0 +1,234 @@
+"""One split of a data set as the protocols read it: batches, crops, labels, label maps."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from adios_tf.data.augment import AugmentConfig, crop_resize, crop_resize_batch, draw
+from adios_tf.data.catalog import DatasetInfo
+from adios_tf.data.geometry import normalize
+from adios_tf.data.pipeline import evaluation_dataset
+from adios_tf.data.sources import Examples, load_examples
+from adios_tf.errors import UserError
+from adios_tf.evaluation.config import EvaluateConfig
+from adios_tf.evaluation.splits import split_validation
+
+MEMORY_BYTES = 2 * 2**30  # decoded images up to so much are kept
+SHUFFLE_BUFFER = 10_000
+FOLDER_TEST_SHARE = 0.2
+
+# Label maps in which 0 is a class like any other, and the value that means "unlabelled".
+_NO_BACKGROUND = {"camvid_240x180": 11}
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """How an encoder wants its images.
+
+    Attributes:
+      size: side S.
+      mean, std: per channel, of images in [0,1].
+      resize, crop_ratio: see `adios_tf.data.geometry.evaluation_transform`.
+    """
+
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resize: str = "squash"
+    crop_ratio: float = 0.875
+
+    def __str__(self) -> str:
+        kept = f" of {self.crop_ratio:g}" if self.resize == "center_crop" else ""
+        return f"{self.size} px, {self.resize}{kept}"
+
+
+class Split:
+    """One split, in its fixed order.
+
+    Args:
+      examples: from `load_examples`.
+      name: what the table calls the data set.
+      look: how images are prepared.
+      batch_size: of `batches`.
+    """
+
+    def __init__(self, examples: Examples, name: str, look: Look, batch_size: int):
+        self.name, self.look, self.batch_size = name, look, batch_size
+        self.count, self.has_masks = examples.count, examples.has_masks
+        self._files = examples.files
+        if _small(examples):
+            kept = examples.dataset.cache()
+            examples = dataclasses.replace(examples, dataset=kept)
+        self._examples = examples
+
+    def batches(
+        self, count: int | None = None, normalized: bool = True
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Yields {"image": [B,S,S,3], "label": [B], "mask": [B,S,S]} of the first images.
+
+        Args:
+          count: how many images; None = all.
+          normalized: or float in [0,1].
+        """
+        look, examples = self.look, self._examples
+        if count is not None and count < self.count:
+            examples = dataclasses.replace(
+                examples, dataset=examples.dataset.take(count), count=count
+            )
+        norm = (look.mean, look.std) if normalized else (None, None)
+        yield from evaluation_dataset(
+            examples, self.batch_size, look.size, *norm, look.resize, look.crop_ratio
+        )
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray:
+        """[n] int64, -1 where there is none."""
+        labels = self._examples.dataset.map(lambda one: one["label"]).batch(1024)
+        return np.concatenate(list(labels.as_numpy_iterator()))
+
+    def pictures(self, count: int | None = None) -> np.ndarray:
+        """Returns the first images as uint8 [n,S,S,3]."""
+        found = [batch["image"].numpy() for batch in self.batches(count, normalized=False)]
+        return np.rint(255 * np.concatenate(found)).astype(np.uint8)
+
+    def label_maps(self, count: int | None = None) -> np.ndarray:
+        """Returns the ground truth of the first images, [n,S,S] int: 0 background, -1 ignore.
+
+        Raises:
+          UserError: the data set has none.
+        """
+        if not self.has_masks:
+            raise UserError(
+                f"{self.name} has no ground-truth masks: name a data set that has, such as "
+                "--dataset=nuclei_dsb2018"
+            )
+        maps = np.concatenate([batch["mask"].numpy() for batch in self.batches(count)])
+        if self.name in _NO_BACKGROUND:
+            return np.where(maps == _NO_BACKGROUND[self.name], -1, maps + 1)
+        return maps
+
+    def crops(
+        self, rows: np.ndarray, batch_size: int, min_scale: float, seed: int
+    ) -> Callable[[int], tf.data.Dataset]:
+        """Returns `batches(epoch)`: random resized crops and flips of the chosen images.
+
+        A crop depends on (seed, epoch, index), the order on (seed, epoch).
+
+        Args:
+          rows: [m] indices of the images.
+          batch_size: B; the last batch may be smaller.
+          min_scale: smallest area of a crop.
+          seed: of order and crops.
+
+        Returns:
+          epoch -> dataset of (normalised images [B,S,S,3] float32, labels [B] int64).
+        """
+        look = self.look
+        config = AugmentConfig(
+            look.size, min_scale, jitter_prob=0, gray_prob=0, blur_prob=0, solarize_prob=0
+        )
+        chosen = np.zeros(self.count, bool)
+        chosen[rows] = True
+        chosen = tf.constant(chosen)
+        source = self._examples.dataset
+        if len(rows) < self.count:
+            source = source.filter(lambda one: chosen[one["index"]])
+            if _small(self._examples, len(rows)):
+                source = source.cache()
+        alike = source.element_spec["image"].shape.is_fully_defined()
+
+        def draws(epoch: int, index: tf.Tensor) -> tf.Tensor:
+            own = tf.constant(seed * 1_000_003 + epoch, tf.int64)
+            return draw(tf.stack([own, index]))
+
+        def finish(planes: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            images = tf.transpose(planes, [0, 2, 3, 1])
+            return normalize(images, look.mean, look.std), labels
+
+        def batches(epoch: int) -> tf.data.Dataset:
+            def one(example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
+                drawn = draws(epoch, example["index"])
+                if alike:
+                    return example["image"], drawn, example["label"]
+                planes, _ = crop_resize(example["image"], drawn, config)
+                return planes, example["label"]
+
+            def crop(images: tf.Tensor, drawn: tf.Tensor, labels: tf.Tensor) -> tuple:
+                planes, _ = crop_resize_batch(images, drawn, config)
+                return finish(planes, labels)
+
+            order = seed * 1_000_003 + epoch
+            shuffled = source.shuffle(min(len(rows), SHUFFLE_BUFFER), seed=order)
+            dataset = shuffled.map(one, tf.data.AUTOTUNE, deterministic=True).batch(batch_size)
+            dataset = dataset.map(crop if alike else finish, tf.data.AUTOTUNE, deterministic=True)
+            return dataset.prefetch(2)
+
+        return batches
+
+    def part(self, rows: np.ndarray) -> "Split":
+        """Returns the split of some of its images, in the same order."""
+        chosen = np.zeros(self.count, bool)
+        chosen[rows] = True
+        chosen = tf.constant(chosen)
+        kept = self._examples.dataset.filter(lambda one: chosen[one["index"]]).enumerate()
+        dataset = kept.map(lambda index, one: one | {"index": index})
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(rows)))
+        examples = dataclasses.replace(self._examples, dataset=dataset, count=len(rows))
+        return Split(examples, self.name, self.look, self.batch_size)
+
+    def same_images(self, other: "Split") -> bool:
+        """Whether both are the same files of a folder."""
+        return bool(self._files) and self._files == other._files
+
+
+def _small(examples: Examples, count: int | None = None) -> bool:
+    """Whether so many decoded images may be kept in memory, judged by a sample."""
+    sample = [one["image"].nbytes for one in examples.dataset.take(8).as_numpy_iterator()]
+    return np.mean(sample) * (examples.count if count is None else count) <= MEMORY_BYTES
+
+
+def open_split(
+    config: EvaluateConfig, info: DatasetInfo, split: str, limit: int, look: Look
+) -> Split:
+    """Opens one split with the settings of an evaluation; errors as `load_examples`."""
+    examples = load_examples(
+        info,
+        split,
+        data_dir=config.data_dir or None,
+        download=config.download,
+        limit=limit,
+        class_list=config.class_list,
+        skip_broken=config.skip_broken,
+    )
+    return Split(examples, info.name, look, config.batch_size)
+
+
+def open_pair(config: EvaluateConfig, info: DatasetInfo, look: Look) -> tuple[Split, Split]:
+    """Opens the train and the test split of a data set.
+
+    A folder without `train` and `test` (or `val`) in it is cut 80 / 20, every class alike.
+    """
+    train_name = config.train_split or info.label_train_split or info.train_split
+    test_name = config.test_split or info.test_split
+    if info.folder and not config.test_split:
+        there = [name for name in ("test", "val", "validation") if _has(info, name)]
+        test_name = there[0] if there else test_name
+    train = open_split(config, info, train_name, config.train_images, look)
+    test = open_split(config, info, test_name, config.test_images, look)
+    if not train.same_images(test):
+        return train, test
+    if config.train_images or config.test_images:
+        raise UserError(
+            f"{info.name} is not divided into train and test folders: leave --train_images and "
+            "--test_images out, or name --train_split and --test_split such as train[:80%]"
+        )
+    rows, held = split_validation(train.labels, FOLDER_TEST_SHARE)
+    return train.part(rows), train.part(held)
+
+
+def _has(info: DatasetInfo, name: str) -> bool:
+    return (Path(info.folder) / name).is_dir()

@@ -1,0 +1,4 @@
+"""What probes sweep unless told otherwise."""
+
+STRENGTHS = (1.0, 0.1, 0.01, 1e-3, 1e-4, 1e-5)  # of l2 regularisation
+LEARNING_RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # of SGD

@@ -1,0 +1,67 @@
+"""Features of many images, always in inference mode."""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from adios_tf.artifact import PretrainedModel
+from adios_tf.errors import UserError
+
+LAYERS = ("backbone", "projector", "pixels")
+
+
+def feature_function(model: PretrainedModel, layer: str) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns normalised images [B,S,S,3] -> features [B,D], with BatchNorm in inference mode.
+
+    Args:
+      model: the saved encoder.
+      layer: "backbone", "projector" (what the loss saw), or "pixels" (no network at all).
+
+    Raises:
+      UserError: the model has no projector.
+    """
+    if layer == "pixels":
+        return lambda images: tf.reshape(images, [tf.shape(images)[0], -1])
+    if layer == "projector" and model.projector is None:
+        raise UserError("this model has no projector: use --features=backbone")
+    parts = [model.encoder] if layer == "backbone" else [model.encoder, model.projector]
+
+    @tf.function(reduce_retracing=True)
+    def encode(images: tf.Tensor) -> tf.Tensor:
+        for part in parts:
+            images = part(images, training=False)
+        return images
+
+    return encode
+
+
+def encode_batches(
+    function: Callable[[tf.Tensor], tf.Tensor],
+    batches: Iterable[tf.Tensor],
+    batch_size: int,
+    total: int | None = None,
+    title: str = "features",
+) -> np.ndarray:
+    """Returns the outputs of all batches as one float32 array [n,...].
+
+    A smaller last batch is padded, so that every image meets the same kernels.
+
+    Args:
+      function: images [B,S,S,3] -> outputs [B,...].
+      batches: of at most `batch_size` images.
+      batch_size: B.
+      total: number of images, for the progress bar.
+      title: of the bar, which appears after two seconds.
+    """
+    found = []
+    with tqdm(desc=title, total=total, delay=2, unit="img") as bar:
+        for images in batches:
+            count = len(images)
+            padded = tf.pad(images, [[0, batch_size - count], [0, 0], [0, 0], [0, 0]])
+            found.append(np.asarray(function(padded), np.float32)[:count])
+            bar.update(count)
+    if not found:
+        raise UserError("no image to encode: the split is empty")
+    return np.concatenate(found)

@@ -1,0 +1,97 @@
+"""Pictures of evaluation results, as PNG files."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from adios_tf.evaluation.compare import Comparison
+from adios_tf.reporting import palette
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    FigureCanvasAgg(figure).print_png(str(path))
+    return path
+
+
+def plot_rows(records: Sequence[Mapping[str, Any]], path: Path) -> Path:
+    """Draws every row of a results table as a bar with its spread, one colour per protocol."""
+    protocols = list(dict.fromkeys(record["protocol"] for record in records))
+    figure = Figure((9, 1.2 + 0.28 * len(records)), layout="constrained")
+    axes = figure.subplots()
+    for place, record in enumerate(records):
+        colour = palette.slot(protocols.index(record["protocol"]))
+        axes.barh(place, 100 * record["value"], color=colour)
+        if record["std"] is not None:
+            axes.errorbar(100 * record["value"], place, xerr=100 * record["std"], color="black")
+        axes.annotate(
+            f"{100 * record['value']:.1f}",
+            (100 * max(record["value"], 0), place),
+            xytext=(8, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+        )
+    axes.set_yticks(range(len(records)), [record["label"] for record in records], fontsize=8)
+    axes.invert_yaxis()
+    axes.margins(x=0.1)
+    axes.set_xlabel("value x 100")
+    axes.spines[["top", "right"]].set_visible(False)
+    return _save(figure, path)
+
+
+def plot_corruptions(clean: float, accuracy: Mapping[tuple[str, int], float], path: Path) -> Path:
+    """Draws accuracy against severity, one line per corruption, and the clean accuracy."""
+    figure = Figure((7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.axhline(100 * clean, color="black", linestyle=":", label="clean")
+    for number, name in enumerate(dict.fromkeys(name for name, _ in accuracy)):
+        points = sorted(
+            (level, value) for (other, level), value in accuracy.items() if other == name
+        )
+        levels, values = zip(*points, strict=True)
+        axes.plot(
+            levels, 100 * np.array(values), marker="o", color=palette.slot(number), label=name
+        )
+    axes.set_xticks(sorted({level for _, level in accuracy}))
+    axes.set_xlabel("severity")
+    axes.set_ylabel("top-1 accuracy, %")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    return _save(figure, path)
+
+
+def plot_comparison(comparisons: Sequence[Comparison], path: Path) -> Path:
+    """Draws one panel per row: mean and spread of each group, and every run as a point."""
+    rows = list(dict.fromkeys(c.row for c in comparisons))
+    groups = list(dict.fromkeys(c.group for c in comparisons))
+    columns = min(4, len(rows))
+    lines = -(-len(rows) // columns)
+    figure = Figure((3.2 * columns, 0.6 + 2.6 * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axes, row in zip(panels, rows, strict=False):
+        for place, one in enumerate(c for c in comparisons if c.row == row):
+            colour = palette.slot(groups.index(one.group))
+            axes.bar(place, 100 * one.mean, color=colour, alpha=0.6, label=one.group)
+            axes.plot([place] * one.runs, 100 * np.array(one.values), "o", color=colour, ms=4)
+            if one.runs > 1:
+                axes.errorbar(place, 100 * one.mean, 100 * one.std, color="black", capsize=4)
+            if one.p < 0.05:
+                axes.annotate("*", (place, 100 * max(one.values)), ha="center")
+        values = [100 * v for c in comparisons if c.row == row for v in c.values]
+        room = max(0.5, np.ptp(values))
+        axes.set_ylim(
+            max(0.0, min(values) - room) if min(values) >= 0 else None, max(values) + room
+        )
+        axes.set_title(row, fontsize=8)
+        axes.set_xticks([])
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in panels[len(rows) :]:
+        axes.set_visible(False)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", fontsize=8)
+    figure.suptitle("value x 100; * differs from the first, p < 0.05", fontsize=8)
+    return _save(figure, path)

@@ -1,0 +1,266 @@
+"""The protocols, each a small plugin: given a bench, yield groups of rows.
+
+A protocol is a generator. It asks the bench for features, labels or batches and yields a list
+of rows whenever a piece of work is done; the runner times the pieces, prints and saves.
+"""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from adios_tf.errors import UserError
+from adios_tf.evaluation import clustering as kmeans
+from adios_tf.evaluation import linear as probes
+from adios_tf.evaluation import mask_quality
+from adios_tf.evaluation.bench import Bench, Draft
+from adios_tf.evaluation.checks import checked_labels
+from adios_tf.evaluation.finetune import fine_tune
+from adios_tf.evaluation.knn import DISTANCES, knn_predict
+from adios_tf.evaluation.metrics import rank_classes, top_accuracy
+from adios_tf.evaluation.splits import label_fraction_indices
+from adios_tf.registry import Registry, unknown_name
+
+PROTOCOLS = Registry("protocol")
+
+Groups = Iterator[list[Draft]]
+
+
+@PROTOCOLS.register("knn", "weighted vote of the nearest neighbours")
+def knn(bench: Bench) -> Groups:
+    """Exact kNN; cosine votes weigh exp(cos / T), Euclidean ones 1 / (distance + 1e-5)."""
+    config, labels = bench.config, bench.test.labels
+    for distance in config.knn_distance:
+        if distance not in DISTANCES:
+            raise unknown_name("distance", distance, DISTANCES)
+        ranked = knn_predict(*bench.feature_pairs(), config.knn_k, config.knn_temperature, distance)
+        group = []
+        for k, order in ranked.items():
+            settings = {"k": k, "distance": distance, "normalisation": "none"}
+            if distance == "cosine":
+                settings |= {"T": config.knn_temperature, "normalisation": "l2"}
+            changed = {"knn_k": (k,), "knn_distance": (distance,)}
+            group += _top_rows([order], labels, f"k={k} {distance}", settings, ("knn",), changed)
+        yield group
+
+
+def _top_rows(
+    ranked: list[np.ndarray],
+    labels: np.ndarray,
+    variant: str,
+    settings: dict,
+    groups: tuple[str, ...],
+    changed: dict | None = None,
+) -> list[Draft]:
+    """Returns the rows of top-1 and top-5 accuracy, one value per ranking [Q,n]."""
+    rows = []
+    for name, n in (("top1", 1), ("top5", 5)):
+        rows.append(
+            Draft(
+                metric=name,
+                variant=variant,
+                values=tuple(top_accuracy(order, labels, n) for order in ranked),
+                settings=settings,
+                groups=groups,
+                changed=changed or {},
+                correct=ranked[0][:, 0] == labels if n == 1 else None,
+            )
+        )
+    return rows
+
+
+def _listed(values: list) -> str:
+    """Returns the distinct values, such as the choices of several seeds, as text."""
+    return " ".join(f"{value:g}" for value in dict.fromkeys(values))
+
+
+def _probe_rows(bench: Bench, name: str, results: list, settings: dict, groups) -> list[Draft]:
+    settings = {
+        name: _listed([result.chosen for result in results]),
+        "chosen on": f"{bench.config.validation_fraction:g} of train"
+        if results[0].validation
+        else "nothing",
+        "trained on": results[0].train_count,
+        "normalisation": "standardised",
+        **settings,
+        "note": results[0].note,
+    }
+    best = [max(result.validation.values(), default=math.nan) for result in results]
+    if not math.isnan(best[0]):
+        settings["validation"] = f"{100 * np.mean(best):.2f}"
+    ranked = [rank_classes(result.scores, 5) for result in results]
+    return _top_rows(ranked, bench.test.labels, "", settings, groups)
+
+
+@PROTOCOLS.register("linear", "logistic regression on cached features, to convergence")
+def linear(bench: Bench) -> Groups:
+    config = bench.config
+    results = [
+        probes.logistic_probe(
+            *bench.feature_pairs(), config.probe_strengths, config.validation_fraction, seed
+        )
+        for seed in config.seeds
+    ]
+    settings = {"solver": "L-BFGS, refit on all of train"}
+    yield _probe_rows(bench, "l2", results, settings, ("linear",))
+
+
+def _sgd_rows(bench: Bench, augmented: bool) -> list[Draft]:
+    config, results = bench.config, []
+    for seed in config.seeds:
+        batches = None
+        if augmented:
+
+            def batches(rows: np.ndarray, prepare: probes.Standardizer, seed: int = seed):
+                return bench.augmented_features(rows, prepare, seed)
+
+        results.append(
+            probes.sgd_probe(
+                *bench.feature_pairs(),
+                config.sgd_learning_rates,
+                config.sgd_epochs,
+                config.sgd_decay_epochs,
+                config.sgd_batch_size,
+                config.validation_fraction,
+                seed,
+                batches,
+            )
+        )
+    settings = {
+        "solver": f"SGD, batch {config.sgd_batch_size}",
+        "epochs": config.sgd_epochs,
+        "decay at": " ".join(map(str, config.sgd_decay_epochs)),
+        "augmentation": f"crop from {config.sgd_min_scale:g}, flip" if augmented else "none",
+    }
+    return _probe_rows(bench, "learning rate", results, settings, ("linear", "linear_sgd"))
+
+
+@PROTOCOLS.register("linear_sgd", "the papers' linear probe, on cached features")
+def linear_sgd(bench: Bench) -> Groups:
+    yield _sgd_rows(bench, augmented=False)
+
+
+@PROTOCOLS.register("linear_augmented", "the papers' linear probe, on augmented images")
+def linear_augmented(bench: Bench) -> Groups:
+    if bench.config.features == "pixels":
+        raise UserError("linear_augmented probes an encoder: use --features=backbone")
+    yield _sgd_rows(bench, augmented=True)
+
+
+def _tuned(bench: Bench, rows: np.ndarray, seed: int) -> tuple[np.ndarray, int]:
+    """Fine-tunes a fresh encoder on some train images; returns ranked classes and epochs."""
+    config = bench.config
+    if config.features != "backbone":
+        raise UserError("fine-tuning trains the encoder: use --features=backbone")
+    size = min(config.finetune_batch_size, len(rows))
+    steps = math.ceil(len(rows) / size)
+    epochs = max(config.finetune_epochs, math.ceil(config.finetune_steps / steps))
+    batches = bench.train.crops(rows, size, config.finetune_min_scale, seed)
+    model = fine_tune(
+        bench.fresh_encoder(),
+        batches,
+        steps,
+        bench.classes,
+        epochs,
+        config.finetune_learning_rate,
+        config.finetune_warmup_epochs,
+        config.finetune_weight_decay,
+        batchnorm=config.batchnorm,
+    )
+
+    @tf.function(reduce_retracing=True)
+    def logits(images: tf.Tensor) -> tf.Tensor:
+        return model(images, training=False)
+
+    return rank_classes(bench.outputs(bench.test, logits, "test"), 5), epochs
+
+
+def _tuned_rows(bench: Bench, variant: str, choose, groups, changed: dict) -> list[Draft]:
+    config, ranked = bench.config, []
+    for seed in config.seeds:
+        rows = choose(seed)
+        order, epochs = _tuned(bench, rows, seed)
+        ranked.append(order)
+    settings = {
+        "labelled images": len(rows),
+        "learning rate": config.finetune_learning_rate,
+        "weight decay": config.finetune_weight_decay,
+        "epochs": epochs,
+        "batch": min(config.finetune_batch_size, len(rows)),
+        "augmentation": f"crop from {config.finetune_min_scale:g}, flip",
+        "BatchNorm": config.batchnorm,
+        "layers": "all",
+    }
+    return _top_rows(ranked, bench.test.labels, variant, settings, groups, changed)
+
+
+@PROTOCOLS.register("finetune", "all layers trained on all labels")
+def finetune(bench: Bench) -> Groups:
+    bench.require_labels()
+    every = np.arange(len(bench.train.labels))
+    yield _tuned_rows(bench, "", lambda seed: every, ("finetune",), {})
+
+
+@PROTOCOLS.register("semi", "all layers trained on 1 % and 10 % of the labels")
+def semi(bench: Bench) -> Groups:
+    bench.require_labels()
+    for share in bench.config.label_fractions:
+
+        def choose(seed: int, share: float = share) -> np.ndarray:
+            return label_fraction_indices(bench.train.labels, share, seed)
+
+        yield _tuned_rows(
+            bench,
+            f"{100 * share:g}% labels",
+            choose,
+            ("finetune", "semi"),
+            {"label_fractions": (share,)},
+        )
+
+
+@PROTOCOLS.register("clustering", "k-means with one cluster per class, on the test split")
+def clustering(bench: Bench) -> Groups:
+    config = bench.config
+    labels = checked_labels(bench.test.labels, bench.test.count, "test", classes=2)
+    found = kmeans.cluster_scores(
+        bench.features(bench.test),
+        labels,
+        config.cluster_seeds,
+        config.cluster_starts,
+        config.cluster_normalize,
+    )
+    settings = {
+        "clusters": len(np.unique(labels)),
+        "starts": config.cluster_starts,
+        "normalisation": "l2" if config.cluster_normalize else "none",
+    }
+    yield [
+        Draft(metric=name, values=tuple(values), settings=settings, groups=("clustering",))
+        for name, values in found.items()
+    ]
+
+
+@PROTOCOLS.register("masks", "learned masks against ground truth, and what random masks score")
+def masks(bench: Bench) -> Groups:
+    count = bench.config.mask_images or None
+    true = bench.test.label_maps(count)
+    learned = bench.segmentation(count)
+    slots = bench.model.masker.output_shape[-1]
+    blobs = mask_quality.random_segmentation(true.shape, slots, bench.config.seeds[0])
+    for variant, found in (("learned", learned), ("random", blobs)):
+        scores = mask_quality.mask_scores(true, found)
+        yield [
+            Draft(
+                metric=name,
+                variant=variant,
+                values=(float(np.nanmean(values)),),
+                settings={
+                    "test": int(np.isfinite(values).sum()),
+                    "slots": slots,
+                },
+                groups=("masks",),
+            )
+            for name, values in scores.items()
+            if np.isfinite(values).any()
+        ]

@@ -1,0 +1,108 @@
+"""Protocols that change the test images: backgrounds exchanged, corruptions added.
+
+Both train one linear probe on clean features and ask what it still recognises.
+"""
+
+import numpy as np
+
+from adios_tf.errors import UserError
+from adios_tf.evaluation.backgrounds import VARIANTS, background_scores
+from adios_tf.evaluation.bench import Bench, Draft
+from adios_tf.evaluation.checks import checked_labels
+from adios_tf.evaluation.corruptions import CORRUPTIONS, corrupt, corruption_scores
+from adios_tf.evaluation.data import Split
+from adios_tf.evaluation.linear import ProbeResult, logistic_probe
+from adios_tf.evaluation.metrics import rank_classes
+from adios_tf.evaluation.protocols import PROTOCOLS, Groups
+from adios_tf.registry import unknown_name
+
+CLASSIFIER = "logistic regression on clean features"
+
+
+def _probe(bench: Bench, train: Split, test: Split) -> ProbeResult:
+    checked_labels(train.labels, train.count, "train", classes=2)
+    checked_labels(test.labels, test.count, "test")
+    config = bench.config
+    return logistic_probe(
+        bench.features(train),
+        train.labels,
+        bench.features(test),
+        test.labels,
+        config.probe_strengths,
+        config.validation_fraction,
+        config.seeds[0],
+    )
+
+
+def _right(probe: ProbeResult, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Returns [n] bool, which examples the probe recognises."""
+    return rank_classes(probe.score(features), 1)[:, 0] == labels
+
+
+@PROTOCOLS.register("backgrounds", "accuracy when the background is exchanged, and the BG-gap")
+def backgrounds(bench: Bench) -> Groups:
+    for name in bench.config.background_variants:
+        if name not in VARIANTS:
+            raise unknown_name("background variant", name, VARIANTS)
+    train, variants = bench.background_splits()
+    probe = _probe(bench, train, next(iter(variants.values())))
+    correct = {
+        name: _right(probe, bench.features(split), split.labels) for name, split in variants.items()
+    }
+    rows = []
+    for name, value in background_scores(correct).items():
+        gap = name == "bg_gap"
+        settings = {"classifier": CLASSIFIER, "l2": f"{probe.chosen:g}"}
+        if bench.config.backgrounds_dir:
+            settings["train"] = train.count
+        rows.append(
+            Draft(
+                metric="gap" if gap else "top1",
+                variant="mixed_same - mixed_rand" if gap else name,
+                values=(value,),
+                settings=settings | {"test": variants["mixed_same" if gap else name].count},
+                groups=("linear", "backgrounds"),
+                correct=None if gap else correct[name],
+            )
+        )
+    yield rows
+
+
+@PROTOCOLS.register("corruptions", "accuracy under noise, blur, contrast, JPEG, ...")
+def corruptions(bench: Bench) -> Groups:
+    config = bench.config
+    if not config.corruptions or not config.severities:
+        raise UserError("no corruption to test: name some in --corruptions and --severities")
+    for name in config.corruptions:
+        CORRUPTIONS[name]
+    probe = _probe(bench, bench.train, bench.test)
+    images = bench.test.pictures(config.corruption_images or None)
+    labels = bench.test.labels[: len(images)]
+
+    def right(pictures: np.ndarray, title: str) -> np.ndarray:
+        return _right(probe, bench.encode(pictures, title), labels)
+
+    hits = {("clean", 0): right(images, "clean")}
+    for name in config.corruptions:
+        for severity in config.severities:
+            changed = corrupt(images, name, severity, config.seeds[0])
+            hits[name, severity] = right(changed, f"{name} {severity}")
+    accuracy = {key: float(found.mean()) for key, found in hits.items()}
+    clean = accuracy.pop(("clean", 0))
+    bench.corruption_curve = (clean, accuracy)
+    settings = {
+        "classifier": CLASSIFIER,
+        "l2": f"{probe.chosen:g}",
+        "severities": " ".join(map(str, config.severities)),
+        "test": len(images),
+    }
+
+    def draft(metric: str, variant: str, value: float) -> Draft:
+        groups = ("linear", "corruptions")
+        return Draft(metric, (value,), variant, settings, groups)
+
+    rows = [draft("top1", "clean", clean)]
+    for name, value in corruption_scores(clean, accuracy).items():
+        kind = name in config.corruptions
+        rows.append(draft("top1" if kind else name, name if kind else "", value))
+    yield rows

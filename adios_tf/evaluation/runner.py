@@ -1,0 +1,123 @@
+"""Runs protocols on a saved encoder: one table, JSON, CSV and plots."""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+from adios_tf import artifact
+from adios_tf.errors import UserError
+from adios_tf.evaluation import robustness  # noqa: F401  registers its protocols
+from adios_tf.evaluation.bench import Bench
+from adios_tf.evaluation.config import EvaluateConfig
+from adios_tf.evaluation.plots import plot_corruptions, plot_rows
+from adios_tf.evaluation.protocols import PROTOCOLS
+from adios_tf.evaluation.rows import JSON, Row, text_table, write_results
+from adios_tf.evaluation.side_by_side import compare_runs
+
+
+def evaluate(config: EvaluateConfig) -> list[Row]:
+    """Evaluates one saved encoder.
+
+    Results are written after every piece of work into RUN/evaluation/NAME (or `config.out`):
+    results.json, results.csv, table.txt, plots. Rows that are there already stay unless the
+    same command makes them again.
+
+    Args:
+      config: the settings; see `EvaluateConfig`.
+
+    Returns:
+      The rows, in order.
+
+    Raises:
+      UserError: see the protocols; what was finished before is kept.
+    """
+    if not config.run:
+        raise UserError("name what to evaluate: --run=RUN, a run folder of bin/pretrain.py")
+    if not config.protocols:
+        raise UserError(f"name protocols to run: --protocols={','.join(PROTOCOLS)}")
+    if not config.seeds or not config.cluster_seeds:
+        raise UserError("name at least one seed in --seeds and --cluster_seeds")
+    protocols = {name: PROTOCOLS[name] for name in config.protocols}
+    model = artifact.load(config.run)
+    config = resolved(config, model.info)
+    folder = Path(config.out) if config.out else results_folder(config)
+    writable(folder)
+    started = time.perf_counter()
+    bench = Bench(config, model)
+    header = {
+        "run": config.run,
+        "encoder": {k: v for k, v in model.info.items() if isinstance(v, str | int | float)},
+        "image": str(bench.look),
+        "mean": bench.look.mean,
+        "std": bench.look.std,
+    }
+    print(
+        f"{config.run} on {config.dataset}: {bench.train.count} train and {bench.test.count} "
+        f"test images, {bench.look}, features {config.features}"
+    )
+    rows: list[Row] = []
+    for name, protocol in protocols.items():
+        since = time.perf_counter()
+        for drafts in protocol(bench):
+            spent = time.perf_counter() - since
+            fresh = [dataclasses.replace(bench.row(name, d), seconds=spent) for d in drafts]
+            rows += fresh
+            header["seconds"] = round(time.perf_counter() - started, 1)
+            records = write_results(folder, rows, header)
+            since = time.perf_counter()
+    plot_rows(records, folder / "results.png")
+    if bench.corruption_curve:
+        plot_corruptions(*bench.corruption_curve, folder / "corruptions.png")
+    print(text_table([row.record() for row in rows]))
+    print(f"written to {folder} ({JSON}, results.csv, table.txt, results.png)")
+    return rows
+
+
+def resolved(config: EvaluateConfig, info: dict[str, Any]) -> EvaluateConfig:
+    """Returns the settings with the data set of pretraining where none was named."""
+    if config.dataset:
+        return config
+    if not info.get("dataset"):
+        raise UserError("this model does not say what it was pretrained on: name --dataset")
+    return dataclasses.replace(
+        config,
+        dataset=info["dataset"],
+        data_dir=config.data_dir or info.get("data_dir", ""),
+        class_list=config.class_list or info.get("class_list", ""),
+    )
+
+
+def results_folder(config: EvaluateConfig) -> Path:
+    """Returns RUN/evaluation/NAME; the name is that of the data set where none was given."""
+    name = config.name or Path(config.dataset.removeprefix("folder:")).name
+    return Path(config.run) / "evaluation" / name
+
+
+def writable(folder: Path) -> None:
+    """Makes the folder; raises `UserError` before any work where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"cannot write results to {folder} ({error.strerror}): name another with --out"
+        ) from error
+
+
+def program(config: EvaluateConfig) -> None:
+    """What bin/evaluate.py does: list, compare, or evaluate."""
+    if config.list:
+        width = max(map(len, PROTOCOLS))
+        for name, line in PROTOCOLS.lines().items():
+            print(f"{name:<{width}}  {line}")
+    elif config.compare:
+        runs = (*filter(None, [config.run]), *config.compare)
+        out = Path(config.out) if config.out else Path(runs[0]) / "evaluation" / "compared"
+        writable(out)
+        print(compare_runs(runs, out))
+        print(f"written to {out} (compare.txt, compare.json, compare.csv, compare.png)")
+    else:
+        evaluate(config)

@@ -1,0 +1,121 @@
+"""Evaluated runs side by side: reads their results, groups seeds, tests, prints, draws."""
+
+import csv
+import dataclasses
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from adios_tf.errors import UserError
+from adios_tf.evaluation.compare import Comparison, RunScores, compare
+from adios_tf.evaluation.plots import plot_comparison
+from adios_tf.evaluation.rows import JSON, run_scores
+from adios_tf.reporting.tables import format_table, write_json, write_text
+
+# Settings of a run that do not make it another method.
+_INCIDENTAL = frozenset(
+    "run_dir resume seed data_dir download cache devices keep_checkpoints checkpoint_steps "
+    "picture_every picture_images knn_every knn_train_images knn_test_images list plugins".split()
+)
+
+
+def run_settings(run: Path) -> dict[str, str]:
+    """Returns the flags that a run folder was made with; empty where it does not say."""
+    file = run / "flags.txt"
+    if not file.exists():
+        return {}
+    lines = (line.strip() for line in file.read_text().splitlines())
+    pairs = (line[2:].partition("=") for line in lines if line.startswith("--"))
+    return {name: value for name, _, value in pairs}
+
+
+def group_names(runs: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Returns {run: group}: runs whose settings differ in nothing but the seed share a group.
+
+    A group is called by the settings in which the groups differ; a run without known settings
+    stands for itself.
+    """
+    methods = {
+        name: tuple(sorted((k, v) for k, v in flags.items() if k not in _INCIDENTAL))
+        for name, flags in runs.items()
+    }
+    known = [dict(method) for method in methods.values() if method]
+    fields = dict.fromkeys(field for method in known for field in method)
+    differ = [f for f in fields if len({method.get(f) for method in known}) > 1]
+    names = {}
+    for run, method in methods.items():
+        words = [f"{field}={dict(method)[field]}" for field in differ if field in dict(method)]
+        if not method:
+            names[run] = Path(run).name
+        else:
+            names[run] = " ".join(words) or "same settings"
+    return names
+
+
+def load_runs(paths: Sequence[str]) -> list[RunScores]:
+    """Reads all results that `bin/evaluate.py` wrote for these runs.
+
+    Raises:
+      UserError: a run that was not evaluated.
+    """
+    folders = {}
+    for path in dict.fromkeys(paths):
+        found = sorted(file.parent for file in Path(path, "evaluation").glob(f"*/{JSON}"))
+        if not found:
+            raise UserError(
+                f"{path} holds no evaluation: run bin/evaluate.py --run={path} on it first"
+            )
+        folders[path] = found
+    settings = {path: run_settings(Path(path)) for path in folders}
+    groups = group_names(settings)
+    return [
+        run_scores(found, path, groups[path], int(settings[path].get("seed", 0)))
+        for path, found in folders.items()
+    ]
+
+
+def comparison_table(comparisons: Sequence[Comparison]) -> str:
+    """Returns the comparison as text."""
+    lines = []
+    for one in comparisons:
+        spread = "" if math.isnan(one.std) else f" ± {100 * one.std:.2f}"
+        first = one.test == "the measure of the others"
+        lines.append(
+            {
+                "row": one.row,
+                "group": one.group,
+                "runs": one.runs,
+                "x100": f"{100 * one.mean:.2f}{spread}",
+                "difference": "" if first else f"{100 * one.difference:+.2f}",
+                "p": "" if math.isnan(one.p) else f"{one.p:.3g}",
+                "test": "" if first else one.test,
+            }
+        )
+    return format_table(lines)
+
+
+def compare_runs(paths: Sequence[str], out: Path) -> str:
+    """Compares evaluated runs; writes compare.txt, .json, .csv and .png into `out`.
+
+    Returns:
+      The table.
+
+    Raises:
+      UserError: fewer than two runs, a run without results, nothing in common.
+    """
+    runs = load_runs(paths)
+    comparisons = compare(runs)
+    table = comparison_table(comparisons)
+    members = {c.group: [run.name for run in runs if run.group == c.group] for c in comparisons}
+    table += "\n\n" + "\n".join(f"{group}: {', '.join(names)}" for group, names in members.items())
+    records = [dataclasses.asdict(c) for c in comparisons]
+    write_text(out / "compare.txt", table + "\n")
+    write_json(out / "compare.json", {"groups": members, "rows": records})
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(records[0]))
+    writer.writeheader()
+    writer.writerows(records)
+    write_text(out / "compare.csv", file.getvalue())
+    plot_comparison(comparisons, out / "compare.png")
+    return table

@@ -1,0 +1,23 @@
+#!/usr/bin/env python3
+"""What has an encoder learnt? Evaluates a run folder or an exported model.
+
+python bin/evaluate.py --run=RUN --protocols=knn,linear,clustering
+python bin/evaluate.py --compare RUN1 RUN2 ...
+"""
+
+import sys
+
+from adios_tf import cli
+from adios_tf.evaluation.config import EvaluateConfig, joined
+
+
+def main(config: EvaluateConfig) -> None:
+    from adios_tf.evaluation.runner import program
+
+    program(config)
+
+
+if __name__ == "__main__":
+    cli.quiet_tensorflow()
+    sys.argv[1:] = joined(sys.argv[1:], "compare")
+    cli.start(main, EvaluateConfig, __doc__)
