@@ -2,15 +2,20 @@
 
 Evaluation, export and serving read only this folder (`RUN/model/`):
 
-    info.json        dataset, image side, normalisation, recipe, commit, ...
-    encoder.keras    normalised images [B,S,S,3] -> features [B,D]
-    projector.keras  features [B,D] -> projections [B,P]     (where the objective has one)
-    masker.keras     normalised images [B,S,S,3] -> masks [B,S,S,N], 1 = hidden (where trained)
+    info.json              dataset, image side, normalisation, recipe, commit, ...
+    encoder.keras          normalised images [B,S,S,3] -> features [B,D]
+    projector.keras        features [B,D] -> projections [B,P]     (where the objective has one)
+    masker.keras           normalised images [B,S,S,3] -> masks [B,S,S,N], 1 = hidden (where trained)
+    predictor.keras        projections [B,P] -> predictions [B,P]  (where the objective has one)
+    target_encoder.keras   the encoder's slow copy                 (where it was imported)
+    target_projector.keras the projector's slow copy               (where it was imported)
+    classifier.keras       features [B,D] -> logits [B,C]          (where a linear head was trained)
 """
 
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -21,7 +26,15 @@ import adios_tf.masking
 import adios_tf.nets  # noqa: F401  both register the custom layers that .keras files name
 from adios_tf.errors import UserError
 
-_PARTS = ("encoder", "projector", "masker")
+PARTS = (
+    "encoder",
+    "projector",
+    "masker",
+    "predictor",
+    "target_encoder",
+    "target_projector",
+    "classifier",
+)
 
 
 def save(
@@ -30,6 +43,8 @@ def save(
     encoder: keras.Model,
     projector: keras.Model | None = None,
     masker: keras.Model | None = None,
+    predictor: keras.Model | None = None,
+    **others: keras.Model | None,
 ) -> Path:
     """Writes the model folder, replacing an older one only once the new one is complete.
 
@@ -39,15 +54,21 @@ def save(
       encoder: normalised float32 [B,S,S,3] -> [B,D].
       projector: [B,D] -> [B,P].
       masker: normalised float32 [B,S,S,3] -> [B,S,S,N] in [0,1].
+      predictor: [B,P] -> [B,P].
+      **others: the rarer parts of `PARTS`.
 
     Returns:
       The folder.
     """
+    parts = {"encoder": encoder, "projector": projector, "masker": masker, "predictor": predictor}
+    parts |= others
+    if unknown := set(parts) - set(PARTS):
+        raise TypeError(f"a model folder has no part {', '.join(sorted(unknown))}")
     folder = Path(folder)
     fresh, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    for part, model in zip(_PARTS, (encoder, projector, masker), strict=True):
+    for part, model in parts.items():
         if model is not None:
             model.save(fresh / f"{part}.keras")
     (fresh / "info.json").write_text(json.dumps(info, indent=2) + "\n")
@@ -60,21 +81,25 @@ def save(
 
 
 def load(path: Path | str) -> "PretrainedModel":
-    """Returns the model of a run folder (or of the `model` folder inside it).
+    """Returns the model of a run folder, of the `model` folder inside it, or of an export.
+
+    An export is a SavedModel that `bin/export.py` wrote; it lies beside its architecture.
 
     Raises:
       UserError: nothing is there, or what is there cannot be read.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     folder = path if (path / "info.json").exists() else path / "model"
     if not (folder / "info.json").exists():
+        if (path / ARCHITECTURE).exists():
+            return _load_exported(path)
         raise UserError(
             f"no pretrained model in {path}: name a run folder of bin/pretrain.py "
-            "that has finished at least one epoch"
+            "that has finished at least one epoch, or a SavedModel of bin/export.py"
         )
-    info = json.loads((folder / "info.json").read_text())
+    info = _read_info(folder / "info.json")
     parts = {}
-    for part in _PARTS:
+    for part in PARTS:
         file = folder / f"{part}.keras"
         if file.exists():
             try:
@@ -90,14 +115,63 @@ def load(path: Path | str) -> "PretrainedModel":
     return PretrainedModel(info=info, **parts)
 
 
+def _read_info(file: Path) -> dict[str, Any]:
+    try:
+        info = json.loads(file.read_text())
+        missing = {"image_size", "mean", "std"} - set(info)
+    except (ValueError, OSError, TypeError) as error:
+        raise UserError(f"cannot read {file} ({error}): the folder is damaged") from error
+    if missing:
+        raise UserError(f"{file} does not tell {', '.join(sorted(missing))}: it is incomplete")
+    return info
+
+
+# A SavedModel keeps the weights under these names, and beside them what Keras needs to rebuild
+# the networks around them, so that an export can be trained on without a second copy.
+ARCHITECTURE = "assets.extra/architecture.json"
+
+
+def weight_key(part: str, index: int) -> str:
+    """The name under which an export keeps the weight `index` of a part."""
+    return f"{part}_{index:04d}"
+
+
+def architecture(model: "PretrainedModel") -> str:
+    """Returns, as JSON, all of a model but its weights."""
+    parts = {name: part.to_json() for name, part in model.parts().items()}
+    return json.dumps({"info": model.info, "parts": parts})
+
+
+def _load_exported(path: Path) -> "PretrainedModel":
+    try:
+        stored = json.loads((path / ARCHITECTURE).read_text())
+        reader = tf.train.load_checkpoint(str(path / "variables" / "variables"))
+        parts = {}
+        for name, config in stored["parts"].items():
+            parts[name] = part = keras.models.model_from_json(config)
+            keys = [weight_key(name, i) for i in range(len(part.weights))]
+            part.set_weights(
+                [reader.get_tensor(f"{key}/.ATTRIBUTES/VARIABLE_VALUE") for key in keys]
+            )
+        return PretrainedModel(info=stored["info"], **parts)
+    except (ValueError, OSError, TypeError, KeyError, tf.errors.OpError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"cannot read the SavedModel {path} ({reason}): export it again") from error
+
+
+@keras.saving.register_keras_serializable(package="adios_tf")
 class PretrainedModel(keras.Model):
     """A pretrained encoder with its preprocessing, usable as a layer and trainable.
 
     Calling it gives features. Images are [B,H,W,3], uint8 in 0..255 or float in [0,1], of
     any size: they are resized to the pretraining side and normalised inside.
 
+    Only the encoder counts as the layer's weights: it alone is trained and saved within a
+    model of the user's own. The other parts stay as they are.
+
     Attributes:
-      encoder, projector, masker: the parts, working on normalised images (see module).
+      encoder, projector, masker, predictor, target_encoder, target_projector, classifier: the
+        parts, working on normalised images (see module); None where there is none.
       info: the facts of info.json.
     """
 
@@ -107,17 +181,46 @@ class PretrainedModel(keras.Model):
         encoder: keras.Model,
         projector: keras.Model | None = None,
         masker: keras.Model | None = None,
+        predictor: keras.Model | None = None,
+        target_encoder: keras.Model | None = None,
+        target_projector: keras.Model | None = None,
+        classifier: keras.Model | None = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.info = dict(info)
-        self.encoder, self.projector, self.masker = encoder, projector, masker
+        self.encoder = encoder
+        # Keras looks for layers among attributes, and would count these parts' weights in.
+        self._others = SimpleNamespace(
+            projector=projector,
+            masker=masker,
+            predictor=predictor,
+            target_encoder=target_encoder,
+            target_projector=target_projector,
+            classifier=classifier,
+        )
         self.image_size = int(info["image_size"])
         self._mean = np.asarray(info["mean"], np.float32)
         self._std = np.asarray(info["std"], np.float32)
 
-    def preprocess(self, images: Any) -> tf.Tensor:
-        """Returns [B,H,W,3] uint8 or float [0,1] images as normalised float32 [B,S,S,3]."""
+    projector = property(lambda self: self._others.projector)
+    masker = property(lambda self: self._others.masker)
+    predictor = property(lambda self: self._others.predictor)
+    target_encoder = property(lambda self: self._others.target_encoder)
+    target_projector = property(lambda self: self._others.target_projector)
+    classifier = property(lambda self: self._others.classifier)
+
+    def parts(self) -> dict[str, keras.Model]:
+        """Returns {name: network} of the parts that are there."""
+        found = {name: getattr(self, name) for name in PARTS}
+        return {name: part for name, part in found.items() if part is not None}
+
+    def resize(self, images: Any) -> tf.Tensor:
+        """Returns [B,H,W,3] uint8 or float [0,1] images as float32 [B,S,S,3] in [0,1].
+
+        Raises:
+          UserError: images of another shape.
+        """
         images = tf.convert_to_tensor(images)
         if images.shape.rank != 4 or images.shape[-1] not in (3, None):
             raise UserError(f"images must be [B,H,W,3], got shape {tuple(images.shape)}")
@@ -125,10 +228,27 @@ class PretrainedModel(keras.Model):
             images = tf.cast(images, tf.float32) / 255.0
         images = tf.cast(images, tf.float32)
         side = self.image_size
-        if images.shape[1] != side or images.shape[2] != side:
-            images = tf.image.resize(images, (side, side), "bicubic", antialias=True)
-            images = tf.clip_by_value(images, 0.0, 1.0)
+
+        def resized() -> tf.Tensor:
+            scaled = tf.image.resize(images, (side, side), "bicubic", antialias=True)
+            return tf.clip_by_value(scaled, 0.0, 1.0)
+
+        height, width = images.shape[1:3]
+        if height is None or width is None:
+            shape = tf.shape(images)
+            fits = (shape[1] == side) & (shape[2] == side)
+            images = tf.cond(fits, lambda: images, resized)
+        elif (height, width) != (side, side):
+            images = resized()
+        return tf.ensure_shape(images, [None, side, side, 3])
+
+    def normalize(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns images in [0,1] as the parts want them: mean 0 and deviation 1 per channel."""
         return (images - self._mean) / self._std
+
+    def preprocess(self, images: Any) -> tf.Tensor:
+        """Returns [B,H,W,3] uint8 or float [0,1] images as normalised float32 [B,S,S,3]."""
+        return self.normalize(self.resize(images))
 
     def call(self, images: Any, training: bool = False) -> tf.Tensor:
         """Returns features [B,D]."""
@@ -148,8 +268,31 @@ class PretrainedModel(keras.Model):
             raise UserError("this model has no masker: it was pretrained without learned masks")
         return self.masker(self.preprocess(images), training=False)
 
+    def occluded(self, images: Any) -> tf.Tensor:
+        """Returns, per mask, what the encoder saw of the images: [B,N,S,S,3] in [0,1].
+
+        Hidden pixels have the data set's mean colour, which is 0 once normalised.
+
+        Raises:
+          UserError: the run trained no masker.
+        """
+        return self.cover(self.resize(images), self.masks(images))
+
+    def cover(self, images: tf.Tensor, masks: tf.Tensor) -> tf.Tensor:
+        """Hides masks [B,S,S,N] in images [B,S,S,3] in [0,1]: [B,N,S,S,3]."""
+        hidden = tf.transpose(masks, [0, 3, 1, 2])[..., None]
+        return images[:, None] * (1 - hidden) + self._mean * hidden
+
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         return (input_shape[0], self.encoder.output_shape[-1])
 
     def get_config(self) -> dict[str, Any]:
-        raise NotImplementedError("save the parts with adios_tf.artifact.save")
+        """The facts and the encoder: what is saved as a layer of the user's own model."""
+        encoder = keras.saving.serialize_keras_object(self.encoder)
+        return super().get_config() | {"info": self.info, "encoder": encoder}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], **_: Any) -> "PretrainedModel":
+        encoder = keras.saving.deserialize_keras_object(config["encoder"])
+        rest = {name: config[name] for name in ("name", "trainable", "dtype") if name in config}
+        return cls(info=config["info"], encoder=encoder, **rest)

@@ -120,9 +120,7 @@ def pretrain_dataset(
         return kept
 
     def epoch_from_disk(epoch: tf.Tensor) -> tf.data.Dataset:
-        shuffled = examples.dataset.shuffle(
-            SHUFFLE_BUFFER, seed=seed64 * 1_000_003 + epoch, reshuffle_each_iteration=False
-        )
+        shuffled = _shuffled(examples.dataset, seed64, epoch)
         rest = shuffled.skip(_first_step(epoch) * batch_size)
         cropped = rest.map(
             lambda example: crop_one(epoch, example), tf.data.AUTOTUNE, deterministic=True
@@ -143,6 +141,25 @@ def pretrain_dataset(
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     options.deterministic = True
     return dataset.with_options(options).prefetch(tf.data.AUTOTUNE)
+
+
+def _shuffled(dataset: tf.data.Dataset, seed: tf.Tensor, epoch: tf.Tensor) -> tf.data.Dataset:
+    """`dataset.shuffle` with a seed that is a tensor.
+
+    The method itself compares the seed in Python, which a tensor refuses wherever the global
+    seed is 0.
+    """
+    specs = tf.nest.flatten(dataset.element_spec)
+    variant = tf.raw_ops.ShuffleDataset(
+        input_dataset=tf.data.experimental.to_variant(dataset),
+        buffer_size=tf.constant(SHUFFLE_BUFFER, tf.int64),
+        seed=seed + 1,
+        seed2=epoch + 1,
+        output_types=[spec.dtype for spec in specs],
+        output_shapes=[spec.shape for spec in specs],
+        reshuffle_each_iteration=False,
+    )
+    return tf.data.experimental.from_variant(variant, dataset.element_spec)
 
 
 def _fits(examples: Examples, cache: str) -> bool:

@@ -141,7 +141,7 @@ class Monitor(keras.callbacks.Callback):
 
     def _health(self) -> dict[str, float]:
         """Health of features and masks on the fixed views, in inference mode."""
-        encoder = self.model.objective.encoder
+        encoder = self.model.inference_encoder
         first, second = (
             np.asarray(encoder(self._views[view], training=False), np.float32)
             for view in ("view1", "view2")

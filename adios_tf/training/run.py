@@ -1,0 +1,284 @@
+"""A whole pretraining run: from settings to a run folder."""
+
+import dataclasses
+import json
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from adios_tf import artifact
+from adios_tf.data import (
+    AugmentConfig,
+    DatasetInfo,
+    Examples,
+    describe,
+    evaluation_dataset,
+    load_examples,
+    normalize,
+    pretrain_dataset,
+)
+from adios_tf.errors import UserError
+from adios_tf.reporting.curves import draw_curves
+from adios_tf.reporting.report import write_report
+from adios_tf.reporting.tables import format_table, read_jsonl, write_json
+from adios_tf.training.build import build_pretrainer
+from adios_tf.training.callbacks import Each, Guard, Monitor, Progress
+from adios_tf.training.checkpoints import Checkpoints, SaveCheckpoints
+from adios_tf.training.config import PretrainConfig
+from adios_tf.training.distribution import strategy_for
+from adios_tf.training.judge import Judge
+from adios_tf.training.pretrainer import Pretrainer
+from adios_tf.training.run_folder import environment, start_run
+from adios_tf.training.words import import_plugins
+
+HEALTH_IMAGES = 256
+
+
+def pretrain(config: PretrainConfig) -> dict[str, Any]:
+    """Trains, evaluates before and after, and writes the run folder.
+
+    Returns:
+      What `summary.json` holds.
+
+    Raises:
+      UserError: a mistake in the settings, the data or the folder.
+    """
+    started = time.perf_counter()
+    import_plugins(config.plugins)
+    if not config.run_dir:
+        raise UserError("--run_dir is required: name the folder that the run may write")
+    run_dir = Path(config.run_dir).expanduser()
+    info = describe(config.dataset, config.image_size)
+    config = dataclasses.replace(config, image_size=info.image_size)
+    keras.mixed_precision.set_dtype_policy(config.precision)
+    strategy = strategy_for(config.devices)
+    if config.batch_size % strategy.num_replicas_in_sync:
+        raise UserError(
+            f"--batch_size={config.batch_size} does not divide over "
+            f"{strategy.num_replicas_in_sync} devices: take a multiple, or --devices=1"
+        )
+    half = config.precision == "mixed_float16" and strategy.num_replicas_in_sync > 1
+    if half:
+        raise UserError(
+            "--precision=mixed_float16 with several devices: Keras's loss scaling looks at one "
+            "device only; take mixed_bfloat16, or --devices=1"
+        )
+
+    train = _open(config, info, config.train_split or info.train_split)
+    if config.train_images:
+        train = dataclasses.replace(
+            train,
+            dataset=train.dataset.take(config.train_images),
+            count=min(train.count, config.train_images),
+        )
+    steps_per_epoch = train.count // config.batch_size
+    if not steps_per_epoch:
+        raise UserError(
+            f"--batch_size={config.batch_size} is larger than the data ({train.count} images)"
+        )
+    num_classes = train.num_classes if config.probe else None
+    with strategy.scope():
+        model = build_pretrainer(config, steps_per_epoch, num_classes or None)
+    checkpoints = Checkpoints(run_dir / "checkpoints", model, config.keep_checkpoints)
+    done = start_run(config, run_dir, model, checkpoints)
+
+    judge = Judge(config, info, train, model)
+    summary = _before(run_dir, judge) if done == 0 else _saved_before(run_dir)
+    views, pictures = _fixed_batches(config, info, train)
+    augmentation = _augmentation(config)
+    epoch, step = divmod(done, steps_per_epoch)
+    data = pretrain_dataset(
+        train,
+        config.batch_size,
+        augmentation,
+        augmentation,
+        info.mean,
+        info.std,
+        config.seed,
+        epoch,
+        step,
+        config.cache,
+    )
+
+    def save_model(_: int) -> None:
+        _save_model(run_dir, config, info, train, model)
+
+    callbacks = [
+        Progress(config.batch_size, steps_per_epoch * config.epochs, done),
+        Guard(),
+        Monitor(
+            run_dir,
+            views,
+            pictures["image"],
+            pictures.get("mask"),
+            lambda images: normalize(images, info.mean, info.std),
+            judge.knn if config.knn_every else None,
+            config.knn_every,
+            config.picture_every,
+            steps_per_epoch * config.batch_size,
+            config.stop_on_collapse,
+            config.epochs,
+        ),
+        SaveCheckpoints(checkpoints, config.checkpoint_steps),
+        Each(save_model),
+    ]
+    if epoch < config.epochs:
+        _fit(model, data, callbacks, config.epochs, epoch, step, steps_per_epoch)
+    if not (run_dir / "model").exists():
+        save_model(config.epochs)
+
+    summary |= judge.after()
+    summary |= _speed(run_dir)
+    summary["seconds"] = summary.get("seconds_before", 0.0) + time.perf_counter() - started
+    write_json(run_dir / "summary.json", summary)
+    draw_curves(read_jsonl(run_dir / "metrics.jsonl"), run_dir / "pictures" / "curves.png")
+    report = write_report(run_dir)
+    _print(summary, run_dir, report)
+    return summary
+
+
+# ------------------------------------------------------------------ starting
+
+
+def _open(config: PretrainConfig, info: DatasetInfo, split: str) -> Examples:
+    return load_examples(
+        info,
+        split,
+        config.data_dir or None,
+        config.download,
+        class_list=config.class_list,
+        skip_broken=config.skip_broken,
+    )
+
+
+# ------------------------------------------------------------------ training
+
+
+def _augmentation(config: PretrainConfig) -> AugmentConfig:
+    names = {field.name for field in dataclasses.fields(AugmentConfig)}
+    chosen = {k: v for k, v in dataclasses.asdict(config).items() if k in names}
+    return AugmentConfig(**chosen)
+
+
+def _fit(
+    model: Pretrainer,
+    data: tf.data.Dataset,
+    callbacks: list[keras.callbacks.Callback],
+    epochs: int,
+    epoch: int,
+    step: int,
+    steps_per_epoch: int,
+) -> None:
+    """Runs the epochs that are left, the first of them from `step` on."""
+    if step:
+        model.fit(
+            data,
+            epochs=epoch + 1,
+            initial_epoch=epoch,
+            steps_per_epoch=steps_per_epoch - step,
+            callbacks=callbacks,
+            verbose=0,
+            shuffle=False,
+        )
+        epoch, data = epoch + 1, data.skip(steps_per_epoch - step)
+    if epoch < epochs:
+        model.fit(
+            data,
+            epochs=epochs,
+            initial_epoch=epoch,
+            steps_per_epoch=steps_per_epoch,
+            callbacks=callbacks,
+            verbose=0,
+            shuffle=False,
+        )
+
+
+def _fixed_batches(
+    config: PretrainConfig, info: DatasetInfo, train: Examples
+) -> tuple[dict[str, tf.Tensor], dict[str, np.ndarray]]:
+    """Views for the health metrics and pictures for the panel, the same in every run."""
+    some = dataclasses.replace(
+        train,
+        dataset=train.dataset.take(HEALTH_IMAGES),
+        count=min(HEALTH_IMAGES, train.count),
+    )
+    augmentation = _augmentation(config)
+    views = pretrain_dataset(
+        some, some.count, augmentation, augmentation, info.mean, info.std, cache="no"
+    )
+    pictures = evaluation_dataset(train, config.picture_images, info.image_size)
+    batch = next(iter(pictures.take(1)))
+    return next(iter(views)), {k: v.numpy() for k, v in batch.items()}
+
+
+def _save_model(
+    run_dir: Path, config: PretrainConfig, info: DatasetInfo, train: Examples, model: Pretrainer
+) -> None:
+    facts = {
+        "dataset": config.dataset,
+        "image_size": config.image_size,
+        "mean": list(info.mean),
+        "std": list(info.std),
+        "class_names": list(train.class_names),
+        "backbone": config.backbone,
+        "objective": config.objective,
+        "masking": config.masking,
+        "fill": config.fill,
+        "num_masks": model.masking.num_masks,
+        "high_pass": config.high_pass,
+        "step": int(model.step.numpy()),
+        "commit": environment()["commit"],
+    }
+    artifact.save(
+        run_dir / "model",
+        facts,
+        model.inference_encoder,
+        model.objective.projector,
+        model.inference_masker(config.image_size),
+        model.objective.predictor,
+    )
+
+
+# ------------------------------------------------------------------ closing
+
+
+def _before(run_dir: Path, judge: Judge) -> dict[str, Any]:
+    summary = judge.before()
+    write_json(run_dir / "before.json", summary)
+    for name, value in summary.items():
+        tqdm.write(f"{name}: {value:.3f}")
+    return dict(summary)
+
+
+def _saved_before(run_dir: Path) -> dict[str, Any]:
+    file = run_dir / "before.json"
+    if not file.exists():
+        return {}
+    return json.loads(file.read_text())
+
+
+def _speed(run_dir: Path) -> dict[str, Any]:
+    records = read_jsonl(run_dir / "metrics.jsonl")
+    speeds = [record["images_per_second"] for record in records]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {
+        "epochs": len(records),
+        "images_per_second": float(np.median(speeds)) if speeds else None,
+        "peak_memory_mb": peak,
+    }
+
+
+def _print(summary: dict[str, Any], run_dir: Path, report: Path) -> None:
+    wanted = ("knn_pixels", "knn_untrained", "knn_trained", "mask_ari", "mask_ari_random")
+    wanted += ("seconds", "images_per_second", "peak_memory_mb")
+    rows = [{"what": name, "value": summary[name]} for name in wanted if name in summary]
+    print(format_table(rows, ["what", "value"]))
+    for name, path in (("pictures", run_dir / "pictures"), ("report", report)):
+        print(f"{name}: {path}")
+    print(f"summary: {run_dir / 'summary.json'}")

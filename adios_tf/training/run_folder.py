@@ -1,0 +1,106 @@
+"""How a run starts, in this order: continue its own last checkpoint, take weights, start fresh."""
+
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from tqdm import tqdm
+
+from adios_tf import artifact, cli
+from adios_tf.errors import UserError
+from adios_tf.reporting.tables import read_jsonl, write_json, write_jsonl
+from adios_tf.training.checkpoints import Checkpoints
+from adios_tf.training.config import PretrainConfig
+from adios_tf.training.pretrainer import Pretrainer
+
+PACKAGES = ("tensorflow", "keras", "keras-cv", "tensorflow-datasets", "numpy", "adios_tf")
+
+
+def start_run(
+    config: PretrainConfig, run_dir: Path, model: Pretrainer, checkpoints: Checkpoints
+) -> int:
+    """Prepares the run folder and the weights; returns the number of updates already done."""
+    begun = (run_dir / "flags.txt").exists() or checkpoints.latest is not None
+    if begun and not config.resume:
+        raise UserError(
+            f"{run_dir} holds a run already and --resume is off: nothing was overwritten; take a "
+            "new --run_dir or remove the folder"
+        )
+    if not begun and run_dir.exists() and any(run_dir.iterdir()):
+        raise UserError(
+            f"{run_dir} is not empty and holds no run: take a new --run_dir (nothing was written)"
+        )
+    done = 0
+    if checkpoints.latest is not None:
+        done = checkpoints.restore()
+        tqdm.write(f"resuming {run_dir} after {done} updates")
+    elif config.init_from:
+        bring_weights(config, model)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / "pictures").mkdir(exist_ok=True)
+        (run_dir / "flags.txt").write_text("\n".join(cli.flag_lines(config)) + "\n")
+    except OSError as error:
+        raise UserError(
+            f"cannot write {run_dir} ({error.strerror}): take another --run_dir"
+        ) from error
+    write_json(run_dir / "environment.json", environment())
+    if done:
+        kept = [r for r in read_jsonl(run_dir / "metrics.jsonl") if r["step"] <= done]
+        write_jsonl(run_dir / "metrics.jsonl", kept)
+    return done
+
+
+def bring_weights(config: PretrainConfig, model: Pretrainer) -> None:
+    """Copies the weights of another run's networks into this one's."""
+    source = artifact.load(config.init_from)
+    objective = model.objective
+    parts = [("encoder", source.encoder, objective.encoder)]
+    if config.init_parts == "all":
+        parts += [("projector", source.projector, objective.projector)]
+        if source.predictor is not None and objective.predictor is not None:
+            parts += [("predictor", source.predictor, objective.predictor)]
+        if source.masker is not None and model.masking.masker is not None:
+            parts += [("masker", source.masker, model.masking.masker)]
+    for name, theirs, ours in parts:
+        if theirs is None:
+            raise UserError(
+                f"--init_from={config.init_from} has no {name}: pass --init_parts=encoder"
+            )
+        given, wanted = theirs.weights, ours.weights
+        if [tuple(v.shape) for v in given] != [tuple(v.shape) for v in wanted]:
+            raise UserError(
+                f"--init_from={config.init_from}: its {name} is of another architecture; repeat "
+                "that run's --backbone, --stem, widths and --num_masks, or pass "
+                "--init_parts=encoder"
+            )
+        for slow, fast in zip(wanted, given, strict=True):
+            slow.assign(fast)
+    if hasattr(objective, "target_encoder"):
+        objective.target_encoder.set_weights(objective.encoder.get_weights())
+        objective.target_projector.set_weights(objective.projector.get_weights())
+    tqdm.write(f"weights of {', '.join(name for name, _, _ in parts)} from {config.init_from}")
+
+
+def environment() -> dict[str, Any]:
+    """Returns what is needed to repeat a run: command, commit, packages, machine."""
+    root = Path(__file__).resolve().parents[2]
+    commit = subprocess.run(
+        ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "unknown"
+    return {
+        "command": " ".join(sys.argv),
+        "commit": commit.stdout.strip() or "unknown",
+        "python": sys.version.split()[0],
+        "devices": [d.device_type for d in tf.config.list_logical_devices()],
+        "packages": versions,
+    }
