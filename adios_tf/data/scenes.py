@@ -35,11 +35,11 @@ NUM_CLASSES = len(CLASS_NAMES)
 MAX_OBJECTS = 4
 COUNT_ODDS = (0.1, 0.2, 0.3, 0.4)  # of one to four objects
 TYPICAL = 0.5  # probability that the background is of the class's own kind
-RADIUS = (0.38, 0.55)  # of the disc of an object's area, in half sides of the image
-PERIOD = (0.25, 0.375)  # of the surface pattern, in half sides of the image
+RADIUS = (0.42, 0.58)  # of the disc of an object's area, in half sides of the image
+PERIOD = (0.28, 0.4)  # of the surface pattern, in half sides of the image
 SCALES = (1.5, 4.0, 9.0)  # cycles per image of the background's textures
-BAND = 0.3  # half width of a texture's band, in shares of its scale
-CONTRAST = 0.2  # of the background's textures
+BAND = 0.4  # half width of a texture's band, in shares of its scale
+CONTRAST = 0.15  # of the background's textures
 TAU = 2 * np.pi
 PROPOSALS = 6  # places tried for an object; the one farthest from the others is taken
 
@@ -169,7 +169,6 @@ def _backgrounds(rng: np.random.RandomState, family: np.ndarray, side: int) -> n
     across = np.fft.rfftfreq(side, 1 / side).astype(np.float32)[None, None, :]
     distance = np.sqrt(np.square(across * stretch) + np.square(down / stretch))
     texture = _noise(rng, n, side, np.exp(-0.5 * np.square((distance / scale - 1) / BAND)))
-    # Every band loses its mean: a texture says nothing about brightness.
     smooth = np.exp(-0.5 * (np.square(across) + np.square(down)) / 1.2**2)
     drift = _noise(rng, n, side, np.where((across == 0) & (down == 0), 0, smooth))
     wave = np.tanh(texture)

@@ -49,7 +49,7 @@ them. Drawn from fixed seeds, not downloaded.
 class Shapes(tfds.core.GeneratorBasedBuilder):
     """Dataset `shapes`; `Shapes(config="side64")` for 64-pixel images."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.0.1")
     BUILDER_CONFIGS = tuple(
         tfds.core.BuilderConfig(name=f"side{side}", description=f"Images of {side} pixels a side.")
         for side in SIDES
