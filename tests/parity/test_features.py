@@ -19,10 +19,10 @@ def method(request):
 
 
 @pytest.fixture(scope="module")
-def checkpoint(golden_dir, method):
+def checkpoint(golden_file, method):
     """Returns (state_dict, args) of the method's official checkpoint."""
-    state = read_torch_checkpoint(golden_dir / f"torch_checkpoint_{method}.ckpt")["state_dict"]
-    args = json.loads((golden_dir / f"torch_checkpoint_{method}.args.json").read_text())
+    state = read_torch_checkpoint(golden_file(f"torch_checkpoint_{method}.ckpt"))["state_dict"]
+    args = json.loads(golden_file(f"torch_checkpoint_{method}.args.json").read_text())
     return state, args
 
 

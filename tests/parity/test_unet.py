@@ -9,10 +9,15 @@ from adios_tf.nets import build_unet
 from adios_tf.nets.official import to_keras_layout, weights_from_official, weights_to_official
 
 
+KNOWN = {
+    *(f"unet_{norm}_{side}" for norm in ("gn", "in", "no") for side in (32, 64)),
+    *("unet_gn_96", "unet_no_128"),
+}
+
+
 def pytest_generate_tests(metafunc):
     folder = Path(metafunc.config.getoption("--golden"))
-    names = sorted(p.stem for p in folder.glob("unet_*.npz")) or ["unet_gn_32"]
-    metafunc.parametrize("name", names)
+    metafunc.parametrize("name", sorted(KNOWN | {p.stem for p in folder.glob("unet_*.npz")}))
 
 
 def test_masks(golden, name):
