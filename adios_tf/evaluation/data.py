@@ -59,7 +59,7 @@ class Split:
     def __init__(self, examples: Examples, name: str, look: Look, batch_size: int):
         self.name, self.look, self.batch_size = name, look, batch_size
         self.count, self.has_masks = examples.count, examples.has_masks
-        self._files = examples.files
+        self.files = examples.files
         if _small(examples):
             kept = examples.dataset.cache()
             examples = dataclasses.replace(examples, dataset=kept)
@@ -180,10 +180,6 @@ class Split:
         examples = dataclasses.replace(self._examples, dataset=dataset, count=len(rows))
         return Split(examples, self.name, self.look, self.batch_size)
 
-    def same_images(self, other: "Split") -> bool:
-        """Whether both are the same files of a folder."""
-        return bool(self._files) and self._files == other._files
-
 
 def _small(examples: Examples, count: int | None = None) -> bool:
     """Whether so many decoded images may be kept in memory, judged by a sample."""
@@ -211,23 +207,42 @@ def open_pair(config: EvaluateConfig, info: DatasetInfo, look: Look) -> tuple[Sp
     """Opens the train and the test split of a data set.
 
     A folder without `train` and `test` (or `val`) in it is cut 80 / 20, every class alike.
+
+    Raises:
+      UserError: a folder with only one of the two, or the same images in both.
     """
     train_name = config.train_split or info.label_train_split or info.train_split
     test_name = config.test_split or info.test_split
-    if info.folder and not config.test_split:
-        there = [name for name in ("test", "val", "validation") if _has(info, name)]
-        test_name = there[0] if there else test_name
+    named = config.train_split or config.test_split
+    if info.folder and not named:
+        parts = [name for name in ("test", "val", "validation") if _has(info, name)]
+        if not parts and not _has(info, "train"):
+            return _cut(config, info, look)
+        if not parts or not _has(info, "train"):
+            raise UserError(
+                f"{info.folder} holds only one of train and test (or val): add the other, or name "
+                "--train_split and --test_split such as train[:80%] and train[80%:]"
+            )
+        test_name = parts[0]
     train = open_split(config, info, train_name, config.train_images, look)
     test = open_split(config, info, test_name, config.test_images, look)
-    if not train.same_images(test):
-        return train, test
+    if info.folder and not set(train.files).isdisjoint(test.files):
+        raise UserError(
+            f"{info.name}: {train_name} and {test_name} share images; name --train_split and "
+            "--test_split such as train[:80%] and train[80%:]"
+        )
+    return train, test
+
+
+def _cut(config: EvaluateConfig, info: DatasetInfo, look: Look) -> tuple[Split, Split]:
     if config.train_images or config.test_images:
         raise UserError(
             f"{info.name} is not divided into train and test folders: leave --train_images and "
             "--test_images out, or name --train_split and --test_split such as train[:80%]"
         )
-    rows, held = split_validation(train.labels, FOLDER_TEST_SHARE)
-    return train.part(rows), train.part(held)
+    whole = open_split(config, info, "all", 0, look)
+    rows, held = split_validation(whole.labels, FOLDER_TEST_SHARE)
+    return whole.part(rows), whole.part(held)
 
 
 def _has(info: DatasetInfo, name: str) -> bool:

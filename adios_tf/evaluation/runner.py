@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from adios_tf.evaluation.config import EvaluateConfig
 from adios_tf.evaluation.plots import plot_corruptions, plot_rows
 from adios_tf.evaluation.protocols import PROTOCOLS
 from adios_tf.evaluation.rows import JSON, Row, text_table, write_results
-from adios_tf.evaluation.side_by_side import compare_runs
+from adios_tf.evaluation.side_by_side import compare_runs, run_settings
 
 
 def evaluate(config: EvaluateConfig) -> list[Row]:
@@ -74,17 +75,18 @@ def evaluate(config: EvaluateConfig) -> list[Row]:
     return rows
 
 
-def resolved(config: EvaluateConfig, info: dict[str, Any]) -> EvaluateConfig:
+def resolved(config: EvaluateConfig, info: Mapping[str, Any]) -> EvaluateConfig:
     """Returns the settings with the data set of pretraining where none was named."""
     if config.dataset:
         return config
     if not info.get("dataset"):
         raise UserError("this model does not say what it was pretrained on: name --dataset")
+    flags = run_settings(Path(config.run))
     return dataclasses.replace(
         config,
         dataset=info["dataset"],
-        data_dir=config.data_dir or info.get("data_dir", ""),
-        class_list=config.class_list or info.get("class_list", ""),
+        data_dir=config.data_dir or flags.get("data_dir", ""),
+        class_list=config.class_list or flags.get("class_list", ""),
     )
 
 

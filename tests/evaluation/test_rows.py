@@ -87,7 +87,7 @@ def test_correct_examples_survive_another_evaluation(tmp_path):
 
 
 def test_damaged_results(tmp_path):
-    with pytest.raises(UserError, match="run bin/evaluate.py"):
+    with pytest.raises(UserError, match=r"run bin/evaluate\.py"):
         read_results(tmp_path)
     (tmp_path / "results.json").write_text("{")
     with pytest.raises(UserError, match="cannot read"):
