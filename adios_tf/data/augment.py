@@ -66,7 +66,7 @@ class AugmentConfig:
         if self.image_size < 1:
             raise UserError(f"image_size={self.image_size}: give a side of at least 1 pixel")
         for name in ("brightness", "contrast", "saturation"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise UserError(f"{name}={getattr(self, name)}: a strength is at least 0")
         if not 0 <= self.hue <= 0.5:
             raise UserError(f"hue={self.hue}: give a shift between 0 and 0.5 of a turn")
@@ -281,7 +281,7 @@ def _jitter(planes: tf.Tensor, u: list[tf.Tensor], config: AugmentConfig) -> tf.
     is. An image that is not jittered has f = 1 and no hue shift, which is exact.
     """
     chosen = u[0] < config.jitter_prob
-    strengths = tf.constant([config.brightness, config.contrast, config.saturation])
+    strengths = tf.constant([config.brightness, config.contrast, config.saturation], tf.float32)
     low, high = tf.maximum(1 - strengths, 0.0), 1 + strengths
     factors = low + tf.stack(u[1:4], axis=1) * (high - low)
     factors = tf.where(chosen[:, None], factors, tf.ones_like(factors))
