@@ -43,6 +43,29 @@ def sigmoid_gate(logits: tf.Tensor, temperature: float) -> tf.Tensor:
     return tf.sigmoid(tf.clip_by_value(logits, -LOGIT_LIMIT, LOGIT_LIMIT) / temperature)
 
 
+def _mean(x: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_mean(x, axis=(1, 2), keepdims=True)
+
+
+@tf.function(autograph=False)
+def _bisect(logits: tf.Tensor, free: tf.Tensor, target: tf.Tensor, edge: float) -> tf.Tensor:
+    """Returns t in [-edge, edge] with mean(free * sigmoid(logits + t)) = target, [B,1,1].
+
+    A function of its own so that an eager step runs it as one operation.
+    """
+
+    def halve(step: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        middle = (low + high) / 2
+        short = _mean(free * tf.sigmoid(logits + middle)) < target
+        return step + 1, tf.where(short, middle, low), tf.where(short, high, middle)
+
+    ends = -edge * tf.ones_like(target), edge * tf.ones_like(target)
+    _, low, high = tf.while_loop(
+        lambda step, low, high: step < _BISECTIONS, halve, (tf.constant(0), *ends)
+    )
+    return (low + high) / 2
+
+
 def project(
     logits: tf.Tensor, free: tf.Tensor, budget: float, temperature: float = 1.0
 ) -> tf.Tensor:
@@ -61,29 +84,15 @@ def project(
     Returns:
       [B,H,W] in [0,1], with mean(free * gate) = min(budget, 0.999 mean(free)) per image.
     """
-
-    def mean(x: tf.Tensor) -> tf.Tensor:
-        return tf.reduce_mean(x, axis=(1, 2), keepdims=True)
-
-    room = mean(free)
-    centre = tf.stop_gradient(mean(free * logits) / tf.maximum(room, _SLOPE_FLOOR))
+    room = _mean(free)
+    centre = tf.stop_gradient(_mean(free * logits) / tf.maximum(room, _SLOPE_FLOOR))
     logits = tf.clip_by_value(logits - centre, -LOGIT_LIMIT, LOGIT_LIMIT) / temperature
     target = tf.minimum(budget, REACHABLE * room)
-    still, still_free, wanted = (tf.stop_gradient(x) for x in (logits, free, target))
-
-    def halve(step: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        middle = (low + high) / 2
-        short = mean(still_free * tf.sigmoid(still + middle)) < wanted
-        return step + 1, tf.where(short, middle, low), tf.where(short, high, middle)
-
-    edge = tf.ones_like(room) * 2 * LOGIT_LIMIT * max(1.0, 1 / temperature)
-    _, low, high = tf.while_loop(
-        lambda step, low, high: step < _BISECTIONS, halve, (tf.constant(0), -edge, edge)
-    )
-    shift = tf.stop_gradient((low + high) / 2)
+    still = (tf.stop_gradient(x) for x in (logits, free, target))
+    shift = tf.stop_gradient(_bisect(*still, 2 * LOGIT_LIMIT * max(1.0, 1 / temperature)))
     gate = tf.sigmoid(logits + shift)
-    slope = tf.stop_gradient(tf.maximum(mean(free * gate * (1 - gate)), _SLOPE_FLOOR))
-    return tf.sigmoid(logits + shift - (mean(free * gate) - target) / slope)
+    slope = tf.stop_gradient(tf.maximum(_mean(free * gate * (1 - gate)), _SLOPE_FLOOR))
+    return tf.sigmoid(logits + shift - (_mean(free * gate) - target) / slope)
 
 
 def top_share(
