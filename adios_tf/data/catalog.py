@@ -1,9 +1,10 @@
 """Facts of the data sets: where TFDS keeps them, image side, classes, normalisation."""
 
 import dataclasses
-import difflib
 from pathlib import Path
+from typing import Any
 
+from adios_tf.data.imagenet100 import IMAGENET100
 from adios_tf.errors import UserError
 
 # The red deviation of 0.228 is the ADIOS code's; 0.229 is common elsewhere.
@@ -28,6 +29,7 @@ class DatasetInfo:
       train_split, test_split: TFDS split expressions.
       label_train_split: the labelled part of the training data, for evaluation.
       image_key, label_key, mask_key: TFDS feature names; "" = look for one.
+      keep_classes: names of the classes that belong to it, () = all.
       line: one line for `--list`.
     """
 
@@ -44,11 +46,12 @@ class DatasetInfo:
     image_key: str = ""
     label_key: str = ""
     mask_key: str = ""
+    keep_classes: tuple[str, ...] = ()
     line: str = ""
 
 
 def _entry(
-    name: str, line: str, size: int, classes: int | None, norm: tuple, tfds: str = "", **rest: str
+    name: str, line: str, size: int, classes: int | None, norm: tuple, tfds: str = "", **rest: Any
 ) -> DatasetInfo:
     return DatasetInfo(name, tfds or name, "", size, classes, *norm, line=line, **rest)
 
@@ -71,21 +74,23 @@ CATALOG: dict[str, DatasetInfo] = {
         _entry("tiny_imagenet_200", "200 ImageNet classes at 64 px", 64, 200, TINY),
         _entry(
             "imagenet100",
-            "100 classes of ImageNet at 224 px (--class_list names them)",
+            "100 classes of ImageNet at 224 px (--class_list names others)",
             224,
             100,
             IMAGENET,
             "imagenet2012",
             test_split="validation",
+            keep_classes=IMAGENET100,
         ),
         _entry(
             "imagenet100s",
-            "the same files, read at 96 px (--class_list names them)",
+            "the same files, read at 96 px (--class_list names others)",
             96,
             100,
             IMAGENET,
             "imagenet2012",
             test_split="validation",
+            keep_classes=IMAGENET100,
         ),
         _entry(
             "imagenet2012",
@@ -96,7 +101,21 @@ CATALOG: dict[str, DatasetInfo] = {
             test_split="validation",
         ),
         _entry("oxford_flowers102", "flowers, 102 classes (transfer)", 224, 102, IMAGENET),
-        _entry("i_naturalist2017", "5,089 species (transfer)", 224, 5089, IMAGENET),
+        *(
+            _entry(
+                f"i_naturalist{year}",
+                f"{species:,} species (transfer)",
+                224,
+                species,
+                IMAGENET,
+                test_split=held_out,  # the test splits have no labels
+            )
+            for year, species, held_out in (
+                (2017, 5089, "validation"),
+                (2018, 8142, "validation"),
+                (2021, 10_000, "val"),
+            )
+        ),
         _entry("clevr", "rendered scenes of simple solids", 64, 0, ((0.0,) * 3, (1.0,) * 3)),
         _entry("nuclei_dsb2018", "cell nuclei with instance masks", 96, 0, HALF),
         _entry("weizmann_horses", "horses with figure masks", 96, 0, IMAGENET),
@@ -107,6 +126,9 @@ CATALOG: dict[str, DatasetInfo] = {
 
 def describe(name: str, image_size: int = 0) -> DatasetInfo:
     """Returns the facts of a data set.
+
+    A data set outside the catalog gets views of 224 pixels, ImageNet's normalisation and the
+    splits `train` and `test`; its classes and features are found on opening.
 
     Args:
       name: a catalog name, any TFDS name (`name` or `name/config`), or a folder of images,
@@ -129,13 +151,3 @@ def describe(name: str, image_size: int = 0) -> DatasetInfo:
     else:
         info = DatasetInfo(name, tfds_name=name)
     return dataclasses.replace(info, image_size=image_size) if image_size else info
-
-
-def unknown_dataset(name: str) -> UserError:
-    """Returns the error for a name that neither the catalog nor TFDS knows."""
-    near = difflib.get_close_matches(name, CATALOG, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return UserError(
-        f"unknown data set {name!r}: {hint}give one of {', '.join(CATALOG)}, another TFDS name, "
-        "or a folder of images"
-    )

@@ -1,20 +1,36 @@
 """Examples of a data set, in a fixed order: image, label, index, and masks where there are any."""
 
 import dataclasses
-import os
+import difflib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
+import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from adios_tf.data.catalog import DatasetInfo, unknown_dataset
+from adios_tf.data.catalog import CATALOG, DatasetInfo
+from adios_tf.data.folders import list_images, read_pixels, readable
 from adios_tf.errors import UserError
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 MASK_KEYS = ("instance_mask", "segmentation_mask", "mask")
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """The same examples before decoding: small, so that many can be shuffled and skipped.
+
+    Attributes:
+      dataset: dicts with `index` and whatever `decode` needs.
+      decode: makes an example of such a dict.
+      decoded: `dataset` mapped by `decode`.
+    """
+
+    dataset: tf.data.Dataset
+    decode: Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]
+    decoded: tf.data.Dataset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,12 +39,16 @@ class Examples:
 
     Attributes:
       dataset: dicts {"image": uint8 [h,w,3], "label": int64 (-1 = none), "index": int64 position
-        in the split, "mask": int32 [h,w], 0 = background, where the data have masks}.
+        in the split, "mask": int32 [h,w], where the data have masks}. In instance masks and
+        figure masks 0 is the background; a data set with a class for every pixel keeps its own
+        numbers.
       count: how many.
       num_classes: labels run from 0 to below it; 0 = there are none.
       class_names: their names, () if unknown.
       has_masks: whether `mask` is there.
       files: the image files of a folder, () otherwise.
+      encoded: the examples before decoding, None if only the decoded ones are known. Of no use
+        once `dataset` has been replaced; read it through `before_decoding`.
     """
 
     dataset: tf.data.Dataset
@@ -37,6 +57,23 @@ class Examples:
     class_names: tuple[str, ...] = ()
     has_masks: bool = False
     files: tuple[str, ...] = ()
+    encoded: Encoded | None = None
+
+    @property
+    def before_decoding(self) -> Encoded | None:
+        """The examples before decoding, if `dataset` is still what they decode to."""
+        if self.encoded is not None and self.encoded.decoded is self.dataset:
+            return self.encoded
+        return None
+
+    def take(self, count: int) -> "Examples":
+        """Returns the first `count` examples."""
+        if count >= self.count:
+            return self
+        some = dataclasses.replace(self, count=count, files=self.files[:count])
+        if (encoded := self.before_decoding) is not None:
+            return _with_encoded(some, encoded.dataset.take(count), encoded.decode)
+        return dataclasses.replace(some, dataset=self.dataset.take(count), encoded=None)
 
 
 def load_examples(
@@ -52,13 +89,12 @@ def load_examples(
 
     Args:
       info: from `describe`.
-      split: a TFDS split expression; a folder has only its images, sliced like TFDS's
-        (`train[:90%]`), whatever the split is called.
+      split: a TFDS split expression; for a folder see `folders.list_images`.
       data_dir: where prepared TFDS data sets lie; None = TFDS's own place.
       download: whether TFDS may download.
       limit: the first so many examples; 0 = all.
       class_list: file with a class name per line; others are left out, and labels follow its
-        order.
+        order. "" = the classes that `info` names, if any.
       skip_broken: leave unreadable images of a folder out instead of refusing.
 
     Raises:
@@ -69,98 +105,17 @@ def load_examples(
     return _tfds(info, split, data_dir, download, limit, class_list)
 
 
-# ---------------------------------------------------------------------- folders
+def open_builder(
+    info: DatasetInfo, data_dir: str | None = None, download: bool = False
+) -> tfds.core.DatasetBuilder:
+    """Returns the TFDS builder of a data set, its files in place; `shapes` is generated.
 
+    Args:
+      info, data_dir, download: as in `load_examples`.
 
-def _folder(info: DatasetInfo, split: str, limit: int, skip_broken: bool) -> Examples:
-    root = Path(info.folder)
-    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_ENDINGS and p.is_file())
-    if not files:
-        raise UserError(
-            f"{root} holds no images (looked for {', '.join(IMAGE_ENDINGS)} below it): name a "
-            "folder of image files, or of one folder per class"
-        )
-    parts = {p.relative_to(root).parts[0] for p in files if p.parent != root}
-    named = split.split("[")[0]
-    if named in parts and parts <= {"train", "test", "val", "validation"}:
-        root = root / named
-        files = [p for p in files if root in p.parents]
-    classes = sorted({p.relative_to(root).parts[0] for p in files if p.parent != root})
-    flat = any(p.parent == root for p in files)
-    labels = [-1 if flat else classes.index(p.relative_to(root).parts[0]) for p in files]
-    files, labels = _slice(files, split), _slice(labels, split)
-    if limit:
-        files, labels = files[:limit], labels[:limit]
-    files, labels = _readable(files, labels, skip_broken)
-    names = tf.constant([str(p) for p in files])
-
-    def read(index: tf.Tensor) -> dict[str, tf.Tensor]:
-        image = tf.numpy_function(_pixels, [names[index]], tf.uint8)
-        image.set_shape([None, None, 3])
-        label = tf.constant(labels, tf.int64)[index]
-        return {"image": image, "label": label, "index": index}
-
-    dataset = tf.data.Dataset.range(len(files)).map(read, tf.data.AUTOTUNE, deterministic=True)
-    classes = () if flat else tuple(classes)
-    found = tuple(str(p) for p in files)
-    return Examples(dataset, len(files), len(classes), classes, False, found)
-
-
-def _slice(rows: list, split: str) -> list:
-    """Applies the part in brackets of a split expression (`[:90%]`, `[100:]`) to a list."""
-    if "[" not in split:
-        return rows
-    inside = split[split.index("[") + 1 : split.rindex("]")]
-
-    def place(text: str, default: int) -> int:
-        if not text:
-            return default
-        if text.endswith("%"):
-            return round(len(rows) * float(text[:-1]) / 100)
-        return int(text)
-
-    try:
-        begin, end = inside.split(":")
-        return rows[place(begin, 0) : place(end, len(rows))]
-    except ValueError as error:
-        raise UserError(f"split {split!r}: write the part as [FROM:TO], e.g. [:90%]") from error
-
-
-def _pixels(name: bytes) -> np.ndarray:
-    """Decodes one image file as uint8 [h,w,3], the first frame of an animation."""
-    with Image.open(name.decode()) as image:
-        return np.asarray(image.convert("RGB"))
-
-
-def _readable(files: list[Path], labels: list[int], skip_broken: bool) -> tuple[list, list]:
-    """Decodes every image once, because a broken one would stop the run hours later."""
-    good, broken = [], []
-    for n, path in enumerate(tqdm(files, desc="checking images", delay=2, unit="img")):
-        try:
-            _pixels(os.fsencode(path))
-            good.append(n)
-        except (OSError, SyntaxError, ValueError) as error:
-            broken.append(path)
-            if not skip_broken:
-                reason = " ".join(str(error).split())
-                raise UserError(
-                    f"cannot read image {path} ({reason}): mend or remove it, or pass "
-                    "--skip_broken to leave such images out"
-                ) from error
-    if broken:
-        print(f"left out {len(broken)} unreadable images, the first is {broken[0]}")
-    if not good:
-        raise UserError("none of the images can be read")
-    return [files[n] for n in good], [labels[n] for n in good]
-
-
-# ---------------------------------------------------------------------- TFDS
-
-
-def _builder(info: DatasetInfo, data_dir: str | None, download: bool) -> Any:
-    """Returns a prepared TFDS builder."""
-    import tensorflow_datasets as tfds
-
+    Raises:
+      UserError: an unknown name, or one that would have to be downloaded.
+    """
     if info.tfds_name.split("/")[0] == "shapes":
         from adios_tf.data.shapes import prepare_shapes
 
@@ -189,10 +144,51 @@ def _builder(info: DatasetInfo, data_dir: str | None, download: bool) -> Any:
     return builder
 
 
+def unknown_dataset(name: str) -> UserError:
+    """Returns the error for a name that neither the catalog nor TFDS knows."""
+    known = {*CATALOG, *tfds.list_builders(with_community_datasets=False)}
+    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return UserError(
+        f"unknown data set {name!r}: {hint}give one of {', '.join(CATALOG)}, another TFDS name, "
+        "or a folder of images; a data set that only exists as files needs --data_dir"
+    )
+
+
+def _with_encoded(examples: Examples, dataset: tf.data.Dataset, decode: Callable) -> Examples:
+    decoded = dataset.map(decode, tf.data.AUTOTUNE, deterministic=True)
+    return dataclasses.replace(examples, dataset=decoded, encoded=Encoded(dataset, decode, decoded))
+
+
+# ---------------------------------------------------------------------- folders
+
+
+def _folder(info: DatasetInfo, split: str, limit: int, skip_broken: bool) -> Examples:
+    files, labels, classes = list_images(Path(info.folder), split)
+    if not files:
+        raise UserError(f"split {split!r} of {info.folder} is empty: take a larger part")
+    if limit:
+        files, labels = files[:limit], labels[:limit]
+    good = readable(files, skip_broken)
+    files = tuple(str(files[n]) for n in good)
+    names, labels = tf.constant(files), tf.constant([labels[n] for n in good], tf.int64)
+
+    def decode(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        index = example["index"]
+        image = tf.numpy_function(read_pixels, [names[index]], tf.uint8)
+        image.set_shape([None, None, 3])
+        return {"image": image, "label": labels[index], "index": index}
+
+    dataset = tf.data.Dataset.range(len(files)).map(lambda index: {"index": index})
+    examples = Examples(dataset, len(files), len(classes), classes, False, files)
+    return _with_encoded(examples, dataset, decode)
+
+
+# ---------------------------------------------------------------------- TFDS
+
+
 def _keys(info: DatasetInfo, features: Any) -> tuple[str, str | None, str | None]:
     """Returns the names of the image, label and mask features."""
-    import tensorflow_datasets as tfds
-
     named = dict(features.items())
     images = [k for k, f in named.items() if isinstance(f, tfds.features.Image)]
     images = [k for k in images if (named[k].shape[-1] or 3) != 1 or k == "image"]
@@ -213,75 +209,100 @@ def _tfds(
     limit: int,
     class_list: str,
 ) -> Examples:
-    import tensorflow_datasets as tfds
-
-    builder = _builder(info, data_dir, download)
-    image_key, label_key, mask_key = _keys(info, builder.info.features)
-    read = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+    builder = open_builder(info, data_dir, download)
+    features = builder.info.features
+    image_key, label_key, mask_key = _keys(info, features)
+    kept = [key for key in (image_key, label_key, mask_key) if key]
+    late = [key for key in (image_key, mask_key) if key]
+    decoders = tfds.decode.PartialDecoding(
+        {key: features[key] for key in kept},
+        decoders={key: tfds.decode.SkipDecoding() for key in late},
+    )
     try:
         count = builder.info.splits[split].num_examples
-        raw = builder.as_dataset(split=split, read_config=read, shuffle_files=False)
+        raw = _stream(builder, split, decoders)
     except (ValueError, KeyError) as error:
         known = ", ".join(builder.info.splits)
         raise UserError(
             f"data set {info.name!r} has no split {split!r}: known are {known}"
         ) from error
-    names = tuple(builder.info.features[label_key].names) if label_key else ()
+    names = tuple(features[label_key].names or ()) if label_key else ()
+    num_classes = features[label_key].num_classes or 0 if label_key else 0
 
-    def pick(index: tf.Tensor, example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        image = example[image_key]
+    def decode(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        image = features[image_key].decode_example(example[image_key])
         if image.shape[-1] == 1:
             image = tf.image.grayscale_to_rgb(image)
         label = example[label_key] if label_key else tf.constant(-1, tf.int64)
-        picked = {"image": image, "label": tf.cast(label, tf.int64), "index": index}
+        picked = {"image": image, "label": tf.cast(label, tf.int64), "index": example["index"]}
         if mask_key:
-            mask = tf.cast(example[mask_key], tf.int32)
+            mask = tf.cast(features[mask_key].decode_example(example[mask_key]), tf.int32)
             picked["mask"] = mask[..., 0] if mask.shape.rank == 3 else mask
         return picked
 
-    if class_list:
-        raw, count, names = _restrict(builder, split, raw, label_key, names, class_list)
-    dataset = raw.enumerate().map(pick, tf.data.AUTOTUNE, deterministic=True)
+    wanted = _class_list(class_list) or info.keep_classes
+    if wanted:
+        raw, count = _restrict(builder, split, raw, label_key, names, wanted, info.name)
+        names, num_classes = wanted, len(wanted)
+    raw = raw.enumerate().map(lambda index, example: {**example, "index": index})
     if limit and limit < count:
-        dataset, count = dataset.take(limit), limit
+        raw, count = raw.take(limit), limit
     if count == 0:
         raise UserError(f"split {split!r} of {info.name!r} is empty")
-    dataset = dataset.apply(tf.data.experimental.assert_cardinality(count))
-    return Examples(dataset, count, len(names), names, mask_key is not None)
+    raw = raw.apply(tf.data.experimental.assert_cardinality(count))
+    examples = Examples(raw, count, num_classes, names, mask_key is not None)
+    return _with_encoded(examples, raw, decode)
+
+
+def _stream(
+    builder: tfds.core.DatasetBuilder, split: str, decoders: tfds.decode.PartialDecoding
+) -> tf.data.Dataset:
+    """Reads a split from its first to its last record."""
+    read = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+    return builder.as_dataset(split=split, decoders=decoders, read_config=read, shuffle_files=False)
+
+
+def _class_list(path: str) -> tuple[str, ...]:
+    if not path:
+        return ()
+    if not Path(path).is_file():
+        raise UserError(f"--class_list={path} is not a file")
+    wanted = tuple(Path(path).read_text().split())
+    if not wanted:
+        raise UserError(f"--class_list={path} names no class: write one per line")
+    return wanted
 
 
 def _restrict(
-    builder: Any,
+    builder: tfds.core.DatasetBuilder,
     split: str,
     raw: tf.data.Dataset,
     label_key: str | None,
     names: tuple[str, ...],
-    class_list: str,
-) -> tuple[tf.data.Dataset, int, tuple[str, ...]]:
-    """Keeps the classes of a list, relabelled by their place in it, and counts what is left."""
-    if not Path(class_list).is_file():
-        raise UserError(f"--class_list={class_list} is not a file")
+    wanted: tuple[str, ...],
+    name: str,
+) -> tuple[tf.data.Dataset, int]:
+    """Keeps the wanted classes, relabelled by their place among them, and counts what is left."""
     if label_key is None:
-        raise UserError("--class_list needs a data set with labels")
-    wanted = tuple(line.strip() for line in Path(class_list).read_text().split() if line.strip())
-    unknown = [name for name in wanted if name not in names]
-    if unknown or not wanted:
-        raise UserError(f"--class_list={class_list}: unknown class {(unknown or ['(none)'])[0]!r}")
-    place = np.full(len(names) + 1, -1, np.int64)
-    place[[names.index(name) for name in wanted]] = np.arange(len(wanted))
+        raise UserError(f"data set {name!r} has no labels to choose classes by: drop --class_list")
+    known = set(names)
+    if unknown := [w for w in wanted if w not in known]:
+        raise UserError(f"data set {name!r} has no class {unknown[0]!r}: correct --class_list")
+    place = np.full(len(names) + 1, -1, np.int64)  # the last place serves the label -1
+    place[[names.index(w) for w in wanted]] = np.arange(len(wanted))
     place = tf.constant(place)
-    import tensorflow_datasets as tfds
 
-    skip = {label_key: builder.info.features[label_key]}
-    labels = builder.as_dataset(
-        split=split, decoders=tfds.decode.PartialDecoding({label_key: skip[label_key]})
-    )
+    def placed(label: tf.Tensor) -> tf.Tensor:
+        return tf.gather(place, tf.where(label < 0, len(names), label))
+
+    only_labels = tfds.decode.PartialDecoding({label_key: builder.info.features[label_key]})
     count = 0
-    for example in tqdm(labels.batch(4096), desc="counting classes", delay=2):
-        count += int(tf.reduce_sum(tf.cast(tf.gather(place, example[label_key]) >= 0, tf.int64)))
+    labels = _stream(builder, split, only_labels).batch(4096)
+    for batch in tqdm(labels, desc="counting classes", delay=2, unit="batch"):
+        count += int(np.sum(placed(batch[label_key]).numpy() >= 0))
 
     def relabel(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return {**example, label_key: place[example[label_key]]}
+        return {**example, label_key: placed(example[label_key])}
 
-    kept = raw.filter(lambda example: place[example[label_key]] >= 0).map(relabel)
-    return kept, count, wanted
+    kept = raw.filter(lambda example: placed(example[label_key]) >= 0).map(relabel)
+    return kept, count
