@@ -15,6 +15,7 @@ import dataclasses
 import os
 import re
 import sys
+import tempfile
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -114,6 +115,8 @@ def parse(settings_class: type, argv: Sequence[str]) -> Any:
         stray = values(["program", *argv])[1:]
     except (flags.Error, OSError) as error:
         raise UserError(" ".join(str(error).split())) from error
+    except UnicodeDecodeError as error:
+        raise UserError("--flagfile names a file that is not text") from error
     if stray:
         raise UserError(f"unexpected argument {stray[0]!r}: settings are written --name=value")
     chosen = {}
@@ -162,9 +165,26 @@ def help_text(settings_class: type, doc: str) -> str:
 
 
 def quiet_tensorflow() -> None:
-    """Turns TensorFlow's start-up chatter off; call it before TensorFlow is imported."""
+    """Imports TensorFlow without its start-up chatter, part of which no setting turns off.
+
+    What it prints is kept back, and shown after all if the import fails.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    sys.stderr.flush()
+    visible = os.dup(2)
+    with tempfile.TemporaryFile() as kept:
+        os.dup2(kept.fileno(), 2)
+        try:
+            import keras  # noqa: F401
+            import tensorflow  # noqa: F401
+        except BaseException:
+            kept.seek(0)
+            os.write(visible, kept.read())
+            raise
+        finally:
+            os.dup2(visible, 2)
+            os.close(visible)
 
 
 def start(main: Callable[[Any], Any], settings_class: type, doc: str) -> None:
