@@ -5,7 +5,7 @@ Evaluation, export and serving read only this folder (`RUN/model/`):
     info.json              dataset, image side, normalisation, recipe, commit, ...
     encoder.keras          normalised images [B,S,S,3] -> features [B,D]
     projector.keras        features [B,D] -> projections [B,P]     (where the objective has one)
-    masker.keras           normalised images [B,S,S,3] -> masks [B,S,S,N], 1 = hidden (where trained)
+    masker.keras           normalised images -> masks [B,S,S,N], 1 = hidden  (where trained)
     predictor.keras        projections [B,P] -> predictions [B,P]  (where the objective has one)
     target_encoder.keras   the encoder's slow copy                 (where it was imported)
     target_projector.keras the projector's slow copy               (where it was imported)
@@ -294,5 +294,5 @@ class PretrainedModel(keras.Model):
     @classmethod
     def from_config(cls, config: dict[str, Any], **_: Any) -> "PretrainedModel":
         encoder = keras.saving.deserialize_keras_object(config["encoder"])
-        rest = {name: config[name] for name in ("name", "trainable", "dtype") if name in config}
+        rest = {name: config[name] for name in ("name", "trainable") if name in config}
         return cls(info=config["info"], encoder=encoder, **rest)

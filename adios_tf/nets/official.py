@@ -65,10 +65,11 @@ def official_mapping(model: keras.Model, kind: str, prefix: str | None = None) -
     Args:
       model: what `build_unet`, `build_backbone` or `build_head` gave.
       kind: "unet" (ADIOS's mask_encoder and mask_head), "resnet" (torchvision's names), "vit"
-        (timm's names), "projector" or "predictor" (numbered as in the official nn.Sequential).
+        (timm's names), "projector" or "predictor" (numbered as in the official nn.Sequential),
+        "dense" (one dense layer: the online classifier).
       prefix: what stands before the names; by default the official attribute's name and a dot
-        ("encoder.", "projector.", "predictor."; none for the U-Net). The EMA copies have
-        "momentum_encoder.", "momentum_projector.".
+        ("encoder.", "projector.", "predictor."; none for the U-Net; "classifier" without the dot
+        for "dense"). The EMA copies have "momentum_encoder.", "momentum_projector.".
 
     Raises:
       UserError: unknown kind, or the model is not of that kind.
@@ -79,6 +80,7 @@ def official_mapping(model: keras.Model, kind: str, prefix: str | None = None) -
         "vit": (_vit, "encoder."),
         "projector": (_head, "projector."),
         "predictor": (_head, "predictor."),
+        "dense": (_dense, "classifier"),
     }
     if kind not in kinds:
         raise unknown_name("kind of official weights", kind, kinds)
@@ -176,15 +178,23 @@ def _counters(names: Iterable[str]) -> set[str]:
     return {n.removesuffix(suffix) + "num_batches_tracked" for n in names if n.endswith(suffix)}
 
 
+def pads_as_torch(model: keras.Model) -> bool:
+    """Whether the strided convolutions of an encoder pad all sides alike, as PyTorch's do."""
+    return not any(
+        isinstance(layer, keras.layers.Conv2D)
+        and layer.padding == "same"
+        and layer.strides[0] > 1
+        and layer.kernel_size[0] > 1
+        for layer in model.layers
+    )
+
+
 def _refuse_keras_padding(model: keras.Model) -> None:
-    for layer in model.layers:
-        if not isinstance(layer, keras.layers.Conv2D) or layer.padding != "same":
-            continue
-        if layer.strides[0] > 1 and layer.kernel_size[0] > 1:
-            raise UserError(
-                f"model {model.name} pads as Keras does and would give other features with "
-                "PyTorch's weights: build it with padding='torch'"
-            )
+    if not pads_as_torch(model):
+        raise UserError(
+            f"model {model.name} pads as Keras does and would give other features with "
+            "PyTorch's weights: build it with padding='torch'"
+        )
 
 
 def _layer(layer: keras.layers.Layer, name: str) -> Iterator[Entry]:
@@ -285,3 +295,8 @@ def _head(model: keras.Model) -> Iterator[Entry]:
     steps = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
     for index, layer in enumerate(steps):
         yield from _layer(layer, str(index))
+
+
+def _dense(model: keras.Model) -> Iterator[Entry]:
+    for layer in model.layers:
+        yield from _layer(layer, "")

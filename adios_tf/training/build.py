@@ -38,7 +38,9 @@ def build_masking(config: PretrainConfig, settings: dict[str, Any]) -> Masking:
 
 def build_objective(config: PretrainConfig, settings: dict[str, Any]) -> Objective:
     """Returns the objective that the settings name, around a fresh backbone."""
-    encoder = build_backbone(config.backbone, config.image_size, stem=config.stem)
+    encoder = build_backbone(
+        config.backbone, config.image_size, stem=config.stem, padding=config.padding
+    )
     return construct(OBJECTIVES[config.objective], settings, encoder=encoder)
 
 

@@ -65,6 +65,12 @@ class PretrainConfig:
         "encoder",
         choices=("auto", "small", "imagenet", "adios_cifar"),
     )
+    padding: str = setting(
+        "same",
+        "of strided layers: Keras's, or PyTorch's, which imported ResNets need",
+        "encoder",
+        choices=("same", "torch"),
+    )
 
     # ------------------------------------------------------------------ objective
     objective: str = setting("simclr", "see --list", "objective")

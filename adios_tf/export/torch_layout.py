@@ -1,0 +1,267 @@
+"""Which networks a PyTorch checkpoint holds: the layouts of ADIOS and of MoCo v2 / MixMask.
+
+A layout is a list of parts; a part is one of our networks, the kind that `nets.official` knows
+it by, and the prefix of its names in the checkpoint.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+from adios_tf.data.catalog import CATALOG, IMAGENET
+from adios_tf.errors import UserError
+from adios_tf.nets import (
+    BACKBONES,
+    build_backbone,
+    build_head,
+    build_predictor,
+    build_projector,
+    build_unet,
+    has_predictor,
+)
+from adios_tf.nets.heads import Dense
+from adios_tf.registry import unknown_name
+
+Layout = Literal["adios", "moco"]
+METHODS = ("simclr", "byol", "simsiam")
+_MOCO = re.compile(r"(module\.)?encoder_q\.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One network: its place in the model folder, its kind for `nets.official`, its names."""
+
+    name: str
+    kind: str
+    prefix: str
+    model: keras.Model
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """All networks of a checkpoint, and the facts that go beside them into the run folder."""
+
+    layout: Layout
+    parts: tuple[Part, ...]
+    info: dict[str, Any]
+
+
+def layout_of(names: Sequence[str]) -> Layout:
+    """Returns the layout that the names of a state_dict belong to.
+
+    Raises:
+      UserError: they belong to neither.
+    """
+    if any(_MOCO.match(name) for name in names):
+        return "moco"
+    known = ("encoder.", "projector.", "mask_encoder.")
+    if any(name.startswith(known) for name in names):
+        return "adios"
+    first = next(iter(names), "none at all")
+    raise UserError(
+        f"neither ADIOS's names (encoder., projector., mask_encoder.) nor MoCo's (encoder_q.) "
+        f"are in the checkpoint; its first name is {first}"
+    )
+
+
+def adios_plan(args: Mapping[str, Any], names: Sequence[str]) -> Plan:
+    """Builds the networks that an official `args.json` describes.
+
+    Args:
+      args: of the ADIOS code: method, encoder, img_size, cifar, dataset, widths, N, ...
+      names: of the state_dict; the optional networks are built where their names are there.
+
+    Raises:
+      UserError: a missing or senseless setting, or a network that we do not have.
+    """
+
+    def given(key: str) -> Any:
+        if args.get(key) is None:
+            raise UserError(f"--args does not say {key}: is it the args.json of this checkpoint?")
+        return args[key]
+
+    method = str(given("method"))
+    objective = method.split("_")[0]
+    if objective not in METHODS:
+        raise unknown_name("method in --args", method, METHODS)
+    backbone, side = str(given("encoder")), _side(args)
+    if backbone not in BACKBONES:
+        raise unknown_name("encoder in --args", backbone, BACKBONES)
+    options: dict[str, Any] = {}
+    if backbone.startswith("resnet"):
+        options = {"stem": "adios_cifar" if args.get("cifar") else "imagenet", "padding": "torch"}
+    elif backbone.startswith("vit"):
+        options = {"patch": 16}
+    encoder = build_backbone(backbone, side, **options)
+    kind = "vit" if backbone.startswith("vit") else "resnet"
+    width = encoder.output_shape[-1]
+    hidden, out = int(given("proj_hidden_dim")), int(given("output_dim"))
+
+    def there(prefix: str) -> bool:
+        return any(name.startswith(prefix) for name in names)
+
+    parts = [
+        Part("encoder", kind, "encoder.", encoder),
+        Part(
+            "projector", "projector", "projector.", build_projector(objective, width, hidden, out)
+        ),
+    ]
+    if has_predictor(objective):
+        predictor = build_predictor(objective, out, int(given("pred_hidden_dim")), out)
+        parts.append(Part("predictor", "predictor", "predictor.", predictor))
+    if objective == "byol":
+        slow = (
+            build_backbone(backbone, side, **options),
+            build_projector(objective, width, hidden, out),
+        )
+        parts.append(Part("target_encoder", kind, "momentum_encoder.", slow[0]))
+        parts.append(Part("target_projector", "projector", "momentum_projector.", slow[1]))
+    masks = 0
+    if "adios" in method or there("mask_"):
+        masks = int(given("N"))
+        unet = build_unet(
+            side,
+            masks,
+            base=int(given("mask_fbase")),
+            norm=given("unet_norm"),
+            num_blocks=args.get("num_blocks"),
+        )
+        parts.append(Part("masker", "unet", "", unet))
+    if there("classifier."):
+        parts.append(_classifier(width, int(given("n_classes"))))
+    masking = "none"
+    if masks:
+        masking = "adversarial_one" if method.endswith("_s") else "adversarial"
+    dataset = str(args.get("dataset", "unknown"))
+    info = {
+        "dataset": dataset,
+        "image_size": side,
+        **_normalisation(dataset, args),
+        "backbone": backbone,
+        **options,
+        "objective": objective,
+        "masking": masking,
+        "fill": "erase",
+        "num_masks": masks,
+        "hidden_dim": hidden,
+        "output_dim": out,
+        "recipe": method,
+    }
+    return Plan("adios", tuple(parts), info)
+
+
+def moco_plan(
+    arch: str | None, state: Mapping[str, np.ndarray], image_size: int, dataset: str
+) -> Plan:
+    """Builds the networks of MoCo v2's own checkpoints, which MixMask's have too.
+
+    The widths of the head are read off its matrices; one layer (MoCo v1) is a projector too.
+
+    Args:
+      arch: the file's own word for the encoder, resnet18, 34 or 50; None = by the weights.
+      state: the state_dict.
+      image_size: side S.
+      dataset: whose normalisation it was trained with.
+
+    Raises:
+      UserError: an unknown encoder, or no head.
+    """
+    prefix = moco_prefix(state)
+    arch = arch or _resnet_of(state, prefix)
+    if arch not in BACKBONES or not arch.startswith("resnet"):
+        raise UserError(
+            f"the checkpoint's encoder {arch!r} is none of resnet18, resnet34, resnet50"
+        )
+    options = {"stem": "imagenet", "padding": "torch"}
+    first = state.get(f"{prefix}encoder_q.conv1.weight")
+    if first is not None and first.shape[-1] == 3:
+        options["stem"] = "small"
+    head = [f"{prefix}encoder_q.fc.{i}.weight" for i in (0, 2)]
+    single = f"{prefix}encoder_q.fc.weight"
+    if all(name in state for name in head):
+        (hidden, width), (out, _) = (state[name].shape for name in head)
+        rows: Any = "moco_projector"
+    elif single in state:
+        out, width = state[single].shape
+        hidden, rows = out, (Dense("out", relu=False),)
+    else:
+        raise UserError(f"the checkpoint has no head: neither {head[0]} nor {single} is in it")
+
+    def networks(side: str) -> list[keras.Model]:
+        return [
+            build_backbone(arch, image_size, **options),
+            build_head(rows, width, hidden, out, name=f"projector_{side}"),
+        ]
+
+    parts = []
+    for names, side in (
+        (("encoder", "projector"), "q"),
+        (("target_encoder", "target_projector"), "k"),
+    ):
+        backbone, projector = networks(side)
+        stem = f"{prefix}encoder_{side}."
+        parts.append(Part(names[0], "resnet", stem, backbone))
+        kind, dot = ("projector", ".") if rows == "moco_projector" else ("dense", "")
+        parts.append(Part(names[1], kind, f"{stem}fc{dot}", projector))
+    info = {
+        "dataset": dataset,
+        "image_size": image_size,
+        **_normalisation(dataset, {"mean": IMAGENET[0], "std": (0.229, 0.224, 0.225)}),
+        "backbone": arch,
+        **options,
+        "objective": "moco",
+        "masking": "none",
+        "fill": "erase",
+        "num_masks": 0,
+        "hidden_dim": hidden,
+        "output_dim": out,
+        "recipe": "moco",
+    }
+    return Plan("moco", tuple(parts), info)
+
+
+def moco_prefix(names: Mapping[str, Any]) -> str:
+    """What stands before `encoder_q.`: "module." in files of several processes."""
+    return next(match[1] or "" for name in names if (match := _MOCO.match(name)))
+
+
+def _resnet_of(state: Mapping[str, np.ndarray], prefix: str) -> str:
+    stage = f"{prefix}encoder_q.layer3."
+    blocks = {name.removeprefix(stage).split(".")[0] for name in state if name.startswith(stage)}
+    wide = f"{stage}0.conv3.weight" in state
+    return {(2, False): "resnet18", (6, False): "resnet34", (6, True): "resnet50"}.get(
+        (len(blocks), wide), "unknown"
+    )
+
+
+def _side(args: Mapping[str, Any]) -> int:
+    side = args.get("img_size") or args.get("size")
+    if isinstance(side, list):
+        side = side[0] if len(set(side)) == 1 else None
+    if not isinstance(side, int) or side < 1:
+        raise UserError("--args does not say img_size, the side of the images")
+    return side
+
+
+def _normalisation(dataset: str, args: Mapping[str, Any]) -> dict[str, list[float]]:
+    """The official code takes a known data set's own numbers, and the arguments' for others."""
+    if dataset in CATALOG:
+        info = CATALOG[dataset]
+        return {"mean": list(info.mean), "std": list(info.std)}
+    mean, std = args.get("mean") or IMAGENET[0], args.get("std") or IMAGENET[1]
+    return {"mean": [float(v) for v in mean], "std": [float(v) for v in std]}
+
+
+def _classifier(width: int, classes: int) -> Part:
+    return Part("classifier", "dense", "classifier", build_classifier(width, classes))
+
+
+def build_classifier(width: int, classes: int) -> keras.Model:
+    """A linear head: features [B,width] to float32 logits [B,classes]."""
+    inputs = keras.Input((width,), name="features")
+    logits = keras.layers.Dense(classes, dtype=keras.config.floatx(), name="logits")(inputs)
+    return keras.Model(inputs, logits, name="classifier")
