@@ -136,8 +136,10 @@ def describe(name: str, image_size: int = 0) -> DatasetInfo:
       image_size: overrides the side of the views if not 0.
 
     Raises:
-      UserError: a folder that does not exist. A TFDS name is only checked on opening.
+      UserError: no name, or a folder that does not exist. A TFDS name is only checked on opening.
     """
+    if not name.removeprefix("folder:"):
+        raise UserError(f"--dataset={name}: name a data set or a folder of images")
     if name in CATALOG:
         info = CATALOG[name]
     elif name.startswith("folder:") or "/" in name or Path(name).is_dir():

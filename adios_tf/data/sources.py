@@ -293,7 +293,8 @@ def _restrict(
     place = tf.constant(place)
 
     def placed(label: tf.Tensor) -> tf.Tensor:
-        return tf.gather(place, tf.where(label < 0, len(names), label))
+        label = tf.cast(label, tf.int64)
+        return tf.gather(place, tf.where(label < 0, tf.constant(len(names), tf.int64), label))
 
     only_labels = tfds.decode.PartialDecoding({label_key: builder.info.features[label_key]})
     count = 0
