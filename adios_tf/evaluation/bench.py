@@ -175,14 +175,16 @@ class Bench:
             }
             return opened.pop("train"), opened
         test = config.test_split or self.info.test_split
-        found = {}
-        for name in config.background_variants:
-            split = test if name == "original" else f"{test}_{name}"
+        found = {"original": self.test} if "original" in config.background_variants else {}
+        for name in config.background_variants if self.info.tfds_name else ():
             try:
-                found[name] = open_split(config, self.info, split, config.test_images, self.look)
+                found.setdefault(
+                    name,
+                    open_split(config, self.info, f"{test}_{name}", config.test_images, self.look),
+                )
             except UserError:
                 continue
-        if set(found) <= {"original"}:
+        if found.keys() <= {"original"} and len(found) < len(config.background_variants):
             raise UserError(
                 f"{config.dataset} has no background variants: use --dataset=shapes, or name the "
                 "folder of the published challenge with --backgrounds_dir"

@@ -115,6 +115,7 @@ def fine_tune(
                 batches(epoch),
                 initial_epoch=epoch,
                 epochs=epoch + 1,
+                steps_per_epoch=steps,
                 shuffle=False,
                 verbose=0,
                 callbacks=[watch],

@@ -62,6 +62,7 @@ def backgrounds(bench: Bench) -> Groups:
                 values=(value,),
                 settings=settings | {"test": variants["mixed_same" if gap else name].count},
                 groups=("linear", "backgrounds"),
+                changed={"background_variants": ("mixed_same", "mixed_rand") if gap else (name,)},
                 correct=None if gap else correct[name],
             )
         )
@@ -97,12 +98,12 @@ def corruptions(bench: Bench) -> Groups:
         "test": len(images),
     }
 
-    def draft(metric: str, variant: str, value: float) -> Draft:
-        groups = ("linear", "corruptions")
-        return Draft(metric, (value,), variant, settings, groups)
-
-    rows = [draft("top1", "clean", clean)]
+    groups = ("linear", "corruptions")
+    rows = [Draft("top1", (clean,), "clean", settings, groups)]
     for name, value in corruption_scores(clean, accuracy).items():
-        kind = name in config.corruptions
-        rows.append(draft("top1" if kind else name, name if kind else "", value))
+        if name in config.corruptions:
+            alone = {"corruptions": (name,)}
+            rows.append(Draft("top1", (value,), name, settings, groups, alone))
+        else:
+            rows.append(Draft(name, (value,), "", settings, groups))
     yield rows

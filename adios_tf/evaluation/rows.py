@@ -55,9 +55,9 @@ class Row:
     @property
     def recipe(self) -> str:
         """What was done, whatever it was done to: equal for comparable rows of two runs."""
-        words = shlex.split(self.command)[2:]
         where = ("--run=", "--data_dir=")
-        return " ".join([*(word for word in words if not word.startswith(where)), self.metric])
+        words = [w for w in shlex.split(self.command)[2:] if not w.startswith(where)]
+        return " ".join(filter(None, (*words, self.variant, self.metric)))
 
     @property
     def label(self) -> str:
