@@ -7,32 +7,72 @@ one that never stopped.
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
+from adios_tf.data import memory
 from adios_tf.data.augment import AugmentConfig, crop_resize, crop_resize_batch, draw, recolor
 from adios_tf.data.geometry import evaluation_transform, normalize
 from adios_tf.data.sources import Examples
 from adios_tf.errors import UserError
 
-MEMORY_BYTES = 2 * 2**30
-SHUFFLE_BUFFER = 10_000
+MEMORY_BYTES = 2 * 2**30  # of decoded images that are held
+SHUFFLE_BYTES = 2**29  # of examples that wait to be shuffled where images are not held
 VIEWS = (1, 2)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Memory:
-    """Decoded images of any sizes, one after another, and where each begins."""
+class _Views:
+    """How two views are made of an example: of a batch at once, or crop by crop."""
 
-    pixels: tf.Tensor  # uint8, flat, or [n,h,w,3] if all have one size
-    masks: tf.Tensor | None  # int32, likewise
-    shapes: tf.Tensor  # int64 [n,2]
-    starts: tf.Tensor  # int64 [n], in pixels
-    labels: tf.Tensor  # int64 [n]
-    uniform: bool
+    configs: tuple[AugmentConfig, AugmentConfig]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    seed: tf.Tensor
+
+    def draws(self, epoch: tf.Tensor, index: tf.Tensor, view: int) -> tf.Tensor:
+        """Returns the random numbers of a view of one image: a function of its arguments."""
+        own = (self.seed * 1_000_003 + epoch) * len(VIEWS) + (view - 1)
+        return draw(tf.stack([own, index]))
+
+    def of_batch(self, epoch: tf.Tensor, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """{"image": [B,h,w,3], "label", "index", "mask"} -> a batch of two views."""
+        made = {"label": batch["label"], "index": batch["index"]}
+        for view, config in zip(VIEWS, self.configs, strict=True):
+            drawn = tf.map_fn(
+                lambda index, view=view: self.draws(epoch, index, view),
+                batch["index"],
+                fn_output_signature=tf.float32,
+            )
+            planes, masks = crop_resize_batch(batch["image"], drawn, config, batch.get("mask"))
+            made[f"view{view}"] = self._finish(planes, drawn, config)
+            if masks is not None:
+                made[f"mask{view}"] = masks
+        return made
+
+    def crop(self, epoch: tf.Tensor, example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """{"image": [h,w,3], "label", "index", "mask"} -> crops and the numbers to finish them."""
+        made = {"label": example["label"], "index": example["index"]}
+        for view, config in zip(VIEWS, self.configs, strict=True):
+            drawn = self.draws(epoch, example["index"], view)
+            planes, mask = crop_resize(example["image"], drawn, config, example.get("mask"))
+            made |= {f"view{view}": planes, f"draws{view}": drawn}
+            if mask is not None:
+                made[f"mask{view}"] = mask
+        return made
+
+    def of_crops(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """A batch of what `crop` returns -> a batch of two views."""
+        made = {k: v for k, v in batch.items() if not k.startswith("draws")}
+        for view, config in zip(VIEWS, self.configs, strict=True):
+            made[f"view{view}"] = self._finish(batch[f"view{view}"], batch[f"draws{view}"], config)
+        return made
+
+    def _finish(self, planes: tf.Tensor, drawn: tf.Tensor, config: AugmentConfig) -> tf.Tensor:
+        images = tf.transpose(recolor(planes, drawn, config), [0, 2, 3, 1])
+        return normalize(images, self.mean, self.std)
 
 
 def pretrain_dataset(
@@ -57,93 +97,92 @@ def pretrain_dataset(
       seed: of order and augmentation.
       start_epoch, start_step: where to begin.
       cache: `yes` holds the decoded images in memory and shuffles all of them; `no` decodes
-        anew every epoch and shuffles within a buffer of 10,000; `auto` chooses by size.
+        anew every epoch and shuffles what is still encoded within a buffer of 512 MiB (the
+        files of a folder: all of them); `auto` holds what fits into 2 GiB.
 
     Returns:
       Batches {"view1", "view2": float32 [B,S,S,3], "label", "index": int64 [B]} and, with
       ground truth, {"mask1", "mask2": int32 [B,S,S]}.
 
     Raises:
-      UserError: the batch is larger than the data.
+      UserError: the batch is larger than the data, or `cache` is none of these.
     """
+    if cache not in ("auto", "yes", "no"):
+        raise UserError(f"cache={cache!r}: known are auto, yes, no")
     if batch_size > examples.count:
         raise UserError(
             f"--batch_size={batch_size} is larger than the data ({examples.count} images): lower it"
         )
+    views = _Views((first, second), mean, std, tf.constant(seed, tf.int64))
     steps = examples.count // batch_size
-    configs = (first, second)
-    seed64 = tf.constant(seed, tf.int64)
+    held = cache == "yes" or (cache == "auto" and memory.decoded_bytes(examples) <= MEMORY_BYTES)
+    store = memory.load(examples) if held else None
+    source = None if held else _shuffler(examples, seed)
+    alike = store.uniform if held else _alike(examples)
 
-    def draws(epoch: tf.Tensor, index: tf.Tensor, view: int) -> tf.Tensor:
-        own = (seed64 * 1_000_003 + epoch) * 2 + (view - 1)
-        seeds = tf.stack([tf.broadcast_to(own, tf.shape(index)), index], axis=1)
-        return tf.map_fn(draw, seeds, fn_output_signature=tf.float32)
-
-    def finish(planes: tf.Tensor, drawn: tf.Tensor, config: AugmentConfig) -> tf.Tensor:
-        images = tf.transpose(recolor(planes, drawn, config), [0, 2, 3, 1])
-        return normalize(images, mean, std)
-
-    memory = _load(examples) if _fits(examples, cache) else None
-
-    def from_memory(epoch: tf.Tensor, index: tf.Tensor) -> dict[str, tf.Tensor]:
-        batch = {"label": tf.gather(memory.labels, index), "index": index}
-        for view, config in zip(VIEWS, configs, strict=True):
-            drawn = draws(epoch, index, view)
-            planes, masks = _cropped(memory, index, drawn, config)
-            batch[f"view{view}"] = finish(planes, drawn, config)
-            if masks is not None:
-                batch[f"mask{view}"] = masks
-        return batch
-
-    def epoch_in_memory(epoch: tf.Tensor) -> tf.data.Dataset:
-        order = tf.random.experimental.stateless_shuffle(
-            tf.range(examples.count, dtype=tf.int64), tf.stack([seed64, epoch])
+    def order(epoch: tf.Tensor) -> tf.Tensor:
+        """The images of an epoch that are still to come, [k,B]."""
+        shuffled = tf.random.experimental.stateless_shuffle(
+            tf.range(examples.count, dtype=tf.int64), tf.stack([views.seed, epoch])
         )
-        rows = tf.reshape(order[: steps * batch_size], [steps, batch_size])
-        rows = rows[_first_step(epoch) :]
-        return tf.data.Dataset.from_tensor_slices(rows).map(lambda index: (epoch, index))
+        return tf.reshape(shuffled[: steps * batch_size], [steps, batch_size])[done(epoch) :]
 
-    def crop_one(epoch: tf.Tensor, example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        one = {"label": example["label"], "index": example["index"], "epoch": epoch}
-        for view, config in zip(VIEWS, configs, strict=True):
-            drawn = draws(epoch, example["index"][None], view)[0]
-            planes, mask = crop_resize(example["image"], drawn, config, example.get("mask"))
-            one |= {f"view{view}": planes, f"draws{view}": drawn}
-            if mask is not None:
-                one[f"mask{view}"] = mask
-        return one
-
-    def recolour(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        kept = {k: v for k, v in batch.items() if not k.startswith("draws") and k != "epoch"}
-        for view, config in zip(VIEWS, configs, strict=True):
-            kept[f"view{view}"] = finish(batch[f"view{view}"], batch[f"draws{view}"], config)
-        return kept
-
-    def epoch_from_disk(epoch: tf.Tensor) -> tf.data.Dataset:
-        shuffled = _shuffled(examples.dataset, seed64, epoch)
-        rest = shuffled.skip(_first_step(epoch) * batch_size)
-        cropped = rest.map(
-            lambda example: crop_one(epoch, example), tf.data.AUTOTUNE, deterministic=True
-        )
-        return cropped.batch(batch_size, drop_remainder=True)
-
-    def _first_step(epoch: tf.Tensor) -> tf.Tensor:
+    def done(epoch: tf.Tensor) -> tf.Tensor:
         return tf.where(epoch == start_epoch, tf.constant(start_step, tf.int64), 0)
 
-    epochs = tf.data.Dataset.range(start_epoch, np.iinfo(np.int64).max)
-    if memory is not None:
-        dataset = epochs.flat_map(epoch_in_memory)
-        dataset = dataset.map(from_memory, tf.data.AUTOTUNE, deterministic=True)
+    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+        if held and alike:
+            rows = tf.data.Dataset.from_tensor_slices(order(epoch))
+            return rows.map(lambda index: (epoch, index))
+        if held:
+            rows = tf.data.Dataset.from_tensor_slices(tf.reshape(order(epoch), [-1]))
+            found = rows.map(store.example)
+        else:
+            found = source(epoch, done(epoch) * batch_size)
+        if alike:
+            return found.batch(batch_size, drop_remainder=True).map(lambda batch: (epoch, batch))
+        crops = _parallel(found, lambda example: views.crop(epoch, example))
+        return crops.batch(batch_size, drop_remainder=True)
+
+    epochs = tf.data.Dataset.range(start_epoch, np.iinfo(np.int64).max).flat_map(one_epoch)
+    if held and alike:
+        batches = _parallel(epochs, lambda epoch, index: views.of_batch(epoch, store.batch(index)))
     else:
-        dataset = epochs.flat_map(epoch_from_disk)
-        dataset = dataset.map(recolour, tf.data.AUTOTUNE, deterministic=True)
+        batches = _parallel(epochs, views.of_batch if alike else views.of_crops)
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     options.deterministic = True
-    return dataset.with_options(options).prefetch(tf.data.AUTOTUNE)
+    return batches.with_options(options).prefetch(tf.data.AUTOTUNE)
 
 
-def _shuffled(dataset: tf.data.Dataset, seed: tf.Tensor, epoch: tf.Tensor) -> tf.data.Dataset:
+def _parallel(dataset: tf.data.Dataset, function: Callable) -> tf.data.Dataset:
+    return dataset.map(function, tf.data.AUTOTUNE, deterministic=True)
+
+
+def _alike(examples: Examples) -> bool:
+    return examples.dataset.element_spec["image"].shape.is_fully_defined()
+
+
+def _shuffler(examples: Examples, seed: int) -> Callable[[tf.Tensor, tf.Tensor], tf.data.Dataset]:
+    """Returns (epoch, skipped) -> the examples of an epoch after so many, decoded last."""
+    encoded = examples.before_decoding
+    small = examples.dataset if encoded is None else encoded.dataset
+    sizes = [
+        sum(len(v) if isinstance(v, bytes) else v.nbytes for v in one.values())
+        for one in small.take(16).as_numpy_iterator()
+    ]
+    buffer = max(1, min(examples.count, int(SHUFFLE_BYTES / np.mean(sizes))))
+
+    def epoch_of(epoch: tf.Tensor, skipped: tf.Tensor) -> tf.data.Dataset:
+        rest = _shuffled(small, buffer, tf.constant(seed, tf.int64), epoch).skip(skipped)
+        return rest if encoded is None else _parallel(rest, encoded.decode)
+
+    return epoch_of
+
+
+def _shuffled(
+    dataset: tf.data.Dataset, buffer: int, seed: tf.Tensor, epoch: tf.Tensor
+) -> tf.data.Dataset:
     """`dataset.shuffle` with a seed that is a tensor.
 
     The method itself compares the seed in Python, which a tensor refuses wherever the global
@@ -152,7 +191,7 @@ def _shuffled(dataset: tf.data.Dataset, seed: tf.Tensor, epoch: tf.Tensor) -> tf
     specs = tf.nest.flatten(dataset.element_spec)
     variant = tf.raw_ops.ShuffleDataset(
         input_dataset=tf.data.experimental.to_variant(dataset),
-        buffer_size=tf.constant(SHUFFLE_BUFFER, tf.int64),
+        buffer_size=tf.constant(buffer, tf.int64),
         seed=seed + 1,
         seed2=epoch + 1,
         output_types=[spec.dtype for spec in specs],
@@ -160,63 +199,6 @@ def _shuffled(dataset: tf.data.Dataset, seed: tf.Tensor, epoch: tf.Tensor) -> tf
         reshuffle_each_iteration=False,
     )
     return tf.data.experimental.from_variant(variant, dataset.element_spec)
-
-
-def _fits(examples: Examples, cache: str) -> bool:
-    if cache != "auto":
-        return cache == "yes"
-    sample = list(examples.dataset.take(16).as_numpy_iterator())
-    return np.mean([e["image"].nbytes for e in sample]) * examples.count < MEMORY_BYTES
-
-
-def _load(examples: Examples) -> _Memory:
-    """Decodes every image once."""
-    images, masks, labels = [], [], []
-    bar = tqdm(desc="decoding images", total=examples.count, delay=2, unit="img")
-    for example in examples.dataset.as_numpy_iterator():
-        images.append(example["image"])
-        labels.append(example["label"])
-        if examples.has_masks:
-            masks.append(example["mask"])
-        bar.update()
-    bar.close()
-    shapes = np.array([image.shape[:2] for image in images], np.int64)
-    uniform = bool((shapes == shapes[0]).all())
-    starts = np.concatenate([[0], np.cumsum(shapes.prod(axis=1))[:-1]])
-    join = np.stack if uniform else lambda parts: np.concatenate([p.reshape(-1) for p in parts])
-    with tf.device("CPU"):
-        return _Memory(
-            tf.constant(join(images)),
-            tf.constant(join(masks)) if masks else None,
-            tf.constant(shapes),
-            tf.constant(starts),
-            tf.constant(np.array(labels, np.int64)),
-            uniform,
-        )
-
-
-def _cropped(
-    memory: _Memory, index: tf.Tensor, drawn: tf.Tensor, config: AugmentConfig
-) -> tuple[tf.Tensor, tf.Tensor | None]:
-    """Random resized crops of the images named by `index`: [B,3,S,S], and masks [B,S,S]."""
-    if memory.uniform:
-        masks = None if memory.masks is None else tf.gather(memory.masks, index)
-        return crop_resize_batch(tf.gather(memory.pixels, index), drawn, config, masks)
-
-    def one(arguments: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        n, numbers = arguments
-        height, width = memory.shapes[n, 0], memory.shapes[n, 1]
-        begin, size = memory.starts[n], height * width
-        flat = memory.pixels[3 * begin : 3 * (begin + size)]
-        mask = None
-        if memory.masks is not None:
-            mask = tf.reshape(memory.masks[begin : begin + size], [height, width])
-        planes, mask = crop_resize(tf.reshape(flat, [height, width, 3]), numbers, config, mask)
-        return planes, tf.zeros([], tf.int32) if mask is None else mask
-
-    planes, masks = tf.map_fn(one, (index, drawn), fn_output_signature=(tf.float32, tf.int32))
-    planes = tf.ensure_shape(planes, [None, 3, config.image_size, config.image_size])
-    return planes, None if memory.masks is None else masks
 
 
 def evaluation_dataset(
@@ -230,10 +212,16 @@ def evaluation_dataset(
 ) -> tf.data.Dataset:
     """Every example once, in order, without chance.
 
+    Args:
+      examples: from `load_examples`.
+      batch_size: the last batch may be smaller.
+      image_size: the side S.
+      mean, std: normalisation per channel; without them images are in [0,1].
+      resize, crop_ratio: see `geometry.evaluation_transform`.
+
     Returns:
-      Batches {"image": float32 [B,S,S,3], normalised if mean and std are given and in [0,1]
-      otherwise, "label", "index": [B], "mask": int32 [B,S,S] with ground truth}; the last batch
-      may be smaller.
+      Batches {"image": float32 [B,S,S,3], "label", "index": int64 [B]} and, with ground truth,
+      {"mask": int32 [B,S,S]}.
     """
 
     def one(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -245,8 +233,7 @@ def evaluation_dataset(
         found = {"image": image, "label": example["label"], "index": example["index"]}
         return found if mask is None else found | {"mask": mask}
 
-    dataset = examples.dataset.map(one, tf.data.AUTOTUNE, deterministic=True)
-    return dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+    return _parallel(examples.dataset, one).batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
 
 def views_from_images(
@@ -261,51 +248,51 @@ def views_from_images(
 
     Args:
       dataset: elements are an image [h,w,3] (uint8, or float in [0,1]), a tuple
-        (image, label), or a dict with `image` and perhaps `label`.
-      batch_size, config, mean, std, seed: as in `pretrain_dataset`. A second pass over the
-        result repeats the first; shuffle and repeat `dataset` for new views.
+        (image, label), or a dict with `image` and perhaps `label` and `mask`.
+      batch_size: images per batch; an incomplete last batch is dropped.
+      config: the parameters of both views.
+      mean, std, seed: as in `pretrain_dataset`. A view depends on the seed and the image's
+        position in `dataset`: where that ends, so does the result, and a second pass repeats
+        the first. Shuffle and repeat `dataset` for an order and views that change.
+
+    Returns:
+      Batches as those of `pretrain_dataset`; "label" is -1 where there is none, "index" the
+      position.
+
+    Raises:
+      UserError: elements without an image [h,w,3].
     """
+    spec = dataset.element_spec
+    image = spec["image"] if isinstance(spec, dict) and "image" in spec else spec
+    image = image[0] if isinstance(image, tuple) else image
+    if not isinstance(image, tf.TensorSpec) or (image.shape.rank, image.shape[-1:]) != (3, [3]):
+        raise UserError(
+            f"the dataset yields {spec}: give single images [h, w, 3], (image, label) tuples or "
+            'dicts with "image"; unbatch() a batched dataset'
+        )
+    views = _Views((config, config), mean, std, tf.constant(seed, tf.int64))
 
-    def pick(index: tf.Tensor, *element: object) -> dict[str, tf.Tensor]:
-        one = element[0] if len(element) == 1 else element
-        if isinstance(one, dict):
-            image, label = one["image"], one.get("label")
-        elif isinstance(one, tuple):
-            image, label = one[0], one[1]
+    def crop(index: tf.Tensor, element: object) -> dict[str, tf.Tensor]:
+        if isinstance(element, dict):
+            one = {k: v for k, v in element.items() if k in ("image", "label", "mask")}
+        elif isinstance(element, tuple):
+            one = {"image": element[0], "label": element[1]}
         else:
-            image, label = one, None
-        found = {"label": tf.constant(-1, tf.int64) if label is None else tf.cast(label, tf.int64)}
-        for view in VIEWS:
-            drawn = draw(tf.stack([tf.constant(seed * 2 + view - 1, tf.int64), index]))
-            planes, _ = crop_resize(image, drawn, config)
-            found |= {f"view{view}": planes, f"draws{view}": drawn}
-        return found
+            one = {"image": element}
+        label = tf.cast(one.get("label", -1), tf.int64)
+        # Epoch 0 throughout: the position goes on counting where `dataset` repeats.
+        return views.crop(tf.constant(0, tf.int64), one | {"label": label, "index": index})
 
-    def finish(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        done = {"label": batch["label"]}
-        for view in VIEWS:
-            planes = recolor(batch[f"view{view}"], batch[f"draws{view}"], config)
-            done[f"view{view}"] = normalize(tf.transpose(planes, [0, 2, 3, 1]), mean, std)
-        return done
-
-    indexed = dataset.enumerate().map(
-        lambda index, *element: pick(index, *element), tf.data.AUTOTUNE, deterministic=True
-    )
-    batches = indexed.batch(batch_size, drop_remainder=True)
-    return batches.map(finish, tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+    crops = _parallel(dataset.enumerate(), crop).batch(batch_size, drop_remainder=True)
+    return _parallel(crops, views.of_crops).prefetch(tf.data.AUTOTUNE)
 
 
 def throughput(dataset: tf.data.Dataset, batches: int = 20, warmup: int = 3) -> float:
     """Returns images per second that a dataset of batches delivers by itself."""
-    iterator: Iterator = iter(dataset)
+    iterator = iter(dataset)
     for _ in range(warmup):
         next(iterator)
     started, images = time.perf_counter(), 0
     for _ in range(batches):
-        images += int(next(iterator)["view1"].shape[0])
+        images += int(tf.nest.flatten(next(iterator))[0].shape[0])
     return images / (time.perf_counter() - started)
-
-
-def in_unit_range(mean: tuple[float, ...], std: tuple[float, ...]) -> Callable:
-    """Returns the inverse of `normalize`: normalised images -> [0,1]."""
-    return lambda images: np.clip(np.asarray(images) * np.array(std) + np.array(mean), 0, 1)
