@@ -29,6 +29,16 @@ def gather(x: tf.Tensor) -> tf.Tensor:
     return tf.distribute.get_replica_context().all_gather(x, axis=0)
 
 
+@tf.custom_gradient
+def _rows_of(x: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+    """Rows `index` of x, each at most once; the gradient is dense, as `all_gather` wants it."""
+
+    def back(upstream: tf.Tensor) -> tuple[tf.Tensor, None]:
+        return tf.scatter_nd(index[:, None], upstream, tf.shape(x)), None
+
+    return tf.gather(x, index), back
+
+
 def permute(x: tf.Tensor, order: tf.Tensor) -> tf.Tensor:
     """Returns this replica's part of the global batch re-ordered: row i becomes row order[i].
 
@@ -38,7 +48,7 @@ def permute(x: tf.Tensor, order: tf.Tensor) -> tf.Tensor:
     """
     rows = tf.shape(x)[0]
     begin = start_row(rows)
-    return tf.gather(gather(x), order[begin : begin + rows])
+    return _rows_of(gather(x), order[begin : begin + rows])
 
 
 def draw(sampler: Callable[[tf.Tensor], tf.Tensor], local_rows: tf.Tensor) -> tf.Tensor:
