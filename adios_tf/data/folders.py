@@ -32,7 +32,7 @@ def list_images(root: Path, split: str) -> tuple[list[Path], list[int], tuple[st
       The files, their labels (-1 = none), and the names of the classes, () if there are none.
 
     Raises:
-      UserError: no images, or a part in brackets that cannot be read.
+      UserError: no images, no such split, or a part in brackets that cannot be read.
     """
     files = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_ENDINGS and p.is_file())
     if not files:
@@ -42,7 +42,13 @@ def list_images(root: Path, split: str) -> tuple[list[Path], list[int], tuple[st
         )
     parts = {p.relative_to(root).parts[0] for p in files if p.parent != root}
     named = split.split("[")[0]
-    if named in parts and parts <= set(PARTS):
+    divided = bool(parts) and parts <= set(PARTS)
+    if divided and named not in parts:
+        raise UserError(
+            f"{root} is divided into {', '.join(sorted(parts))} and has no {named!r}: name one of "
+            "these with --train_split or --test_split"
+        )
+    if divided:
         root = root / named
         files = [p for p in files if root in p.parents]
     flat = any(p.parent == root for p in files)

@@ -46,27 +46,50 @@ class Progress(keras.callbacks.Callback):
 
 
 class Guard(keras.callbacks.Callback):
-    """Stops the run on numbers that are no numbers, before they reach a checkpoint."""
+    """Stops the run on numbers that are no numbers, before they reach a checkpoint.
 
-    def __init__(self, every: int = 25):
+    Args:
+      every: look at the losses every so many batches of an epoch, and at its end.
+      saves: a checkpoint is written every so many updates (0 = at the end of an epoch only);
+        before each, the weights are looked at too: a loss tells of the weights before its step.
+    """
+
+    def __init__(self, every: int = 25, saves: int = 0):
         super().__init__()
-        self._every = every
+        self._every, self._saves, self._done = every, saves, 0
 
     def _check(self, logs: Mapping[str, Any] | None, where: str) -> None:
         for name, value in (logs or {}).items():
             if not math.isfinite(float(value)):
-                raise UserError(
-                    f"{name} is {float(value)} in {where}: training diverged and was stopped; the "
-                    "last checkpoint is from before. Lower --learning_rate or "
-                    "--masker_learning_rate, or take --precision=float32"
-                )
+                self._stop(f"{name} is {float(value)} in {where}")
+
+    def _check_weights(self, where: str) -> None:
+        for variable in self.model.variables:
+            value = tf.convert_to_tensor(variable)
+            if value.dtype.is_floating and not tf.reduce_all(tf.math.is_finite(value)):
+                self._stop(f"{variable.path} is not finite after {where}")
+
+    def _stop(self, what: str) -> None:
+        raise UserError(
+            f"{what}: training diverged and was stopped; the last checkpoint is from before. "
+            "Lower --learning_rate or --masker_learning_rate, or take --precision=float32"
+        )
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self._done = int(self.model.step.numpy())
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        if (batch + 1) % self._every == 0:
-            self._check(logs, f"batch {batch + 1} of this epoch")
+        self._done += 1
+        where = f"batch {batch + 1} of this epoch"
+        saved = self._saves and self._done % self._saves == 0
+        if saved or (batch + 1) % self._every == 0:
+            self._check(logs, where)
+        if saved:
+            self._check_weights(where)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         self._check(logs, f"epoch {epoch + 1}")
+        self._check_weights(f"epoch {epoch + 1}")
 
 
 class Monitor(keras.callbacks.Callback):

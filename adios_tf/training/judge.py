@@ -1,15 +1,23 @@
 """What the encoder and the masker of a run are worth, before, during and after training."""
 
+import dataclasses
+import math
+from pathlib import Path
+
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
 from adios_tf.data import DatasetInfo, Examples, evaluation_dataset, load_examples, normalize
+from adios_tf.data.folders import PARTS
 from adios_tf.evaluation.knn import knn_accuracy
 from adios_tf.evaluation.mask_quality import mask_scores, random_segmentation
+from adios_tf.evaluation.splits import split_validation
 from adios_tf.reporting.panels import segmentation
 from adios_tf.training.config import PretrainConfig
 from adios_tf.training.pretrainer import Pretrainer
+
+HELD_OUT = 0.2
 
 
 class Judge:
@@ -18,6 +26,10 @@ class Judge:
     kNN: k = 20, temperature 0.07, cosine, backbone features, BatchNorm in inference mode; the
     first `--knn_train_images` labelled training images vote on the first `--knn_test_images`
     test images. Without labels there is no kNN, without ground truth no mask quality.
+
+    The images of a folder lie class by class, so there the limits take every so-manieth image;
+    and a folder that is not divided into train and test is cut 80 / 20, every class alike (the
+    encoder was pretrained on both parts, without their labels).
     """
 
     def __init__(
@@ -25,16 +37,39 @@ class Judge:
     ):
         self._config, self._info, self._model = config, info, model
         self._train = self._test = self._encode = None
+        if not train.num_classes and not train.has_masks:
+            return
+        test = self._open(self._test_split(), 0 if info.folder else config.knn_test_images)
+        if info.folder and not set(train.files).isdisjoint(test.files):
+            self._hold_out(train)
+            return
         if train.num_classes:
             labelled = config.train_split or info.label_train_split or info.train_split
-            self._train = self._batches(labelled, config.knn_train_images)
-        if train.num_classes or train.has_masks:
-            self._test = self._batches(config.test_split or info.test_split, config.knn_test_images)
+            examples = self._open(labelled, 0 if info.folder else config.knn_train_images)
+            self._train = self._arrays(_spread(examples, config.knn_train_images), labelled)
+        self._test = self._arrays(_spread(test, config.knn_test_images), "test images")
 
-    def _batches(self, split: str, limit: int) -> dict[str, np.ndarray]:
-        """Decodes one split into arrays of images [n,S,S,3] in [0,1], labels and masks."""
+    def _test_split(self) -> str:
+        """The split to test on; of a folder, the one that is there."""
+        config, info = self._config, self._info
+        if config.test_split or not info.folder:
+            return config.test_split or info.test_split
+        there = [name for name in PARTS if (Path(info.folder) / name).is_dir()]
+        held_out = [name for name in there if name != "train"]
+        return next(iter(held_out + there), info.test_split)
+
+    def _hold_out(self, train: Examples) -> None:
+        """Cuts one folder in two, because an image that votes on itself is always right."""
+        arrays = self._arrays(_spread(train, self._config.knn_train_images), "images")
+        if np.bincount(arrays["label"]).max() < 2:
+            return
+        rows, held = split_validation(arrays["label"], HELD_OUT)
+        self._train = {name: values[rows] for name, values in arrays.items()}
+        self._test = {name: values[held] for name, values in arrays.items()}
+
+    def _open(self, split: str, limit: int) -> Examples:
         config = self._config
-        examples = load_examples(
+        return load_examples(
             self._info,
             split,
             config.data_dir or None,
@@ -42,10 +77,13 @@ class Judge:
             class_list=config.class_list,
             skip_broken=config.skip_broken,
         )
-        batches = evaluation_dataset(examples, 256, config.image_size)
+
+    def _arrays(self, examples: Examples, what: str) -> dict[str, np.ndarray]:
+        """Decodes examples into arrays of images [n,S,S,3] in [0,1], labels and masks."""
+        batches = evaluation_dataset(examples, 256, self._config.image_size)
         parts = [
             {k: v.numpy() for k, v in batch.items()}
-            for batch in tqdm(batches, desc=f"reading {split}", delay=2, unit="batch")
+            for batch in tqdm(batches, desc=f"reading {what}", delay=2, unit="batch")
         ]
         return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
 
@@ -102,3 +140,12 @@ class Judge:
             scores = mask_scores(self._test["mask"], labels)
             summary[name] = float(np.nanmean(scores["ari"]))
         return summary
+
+
+def _spread(examples: Examples, limit: int) -> Examples:
+    """Returns at most `limit` examples, evenly spread over all; 0 = all."""
+    if not limit or examples.count <= limit:
+        return examples
+    every = math.ceil(examples.count / limit)
+    dataset = examples.dataset.shard(every, 0)
+    return dataclasses.replace(examples, dataset=dataset, count=math.ceil(examples.count / every))

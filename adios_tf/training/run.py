@@ -72,11 +72,7 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
 
     train = _open(config, info, config.train_split or info.train_split)
     if config.train_images:
-        train = dataclasses.replace(
-            train,
-            dataset=train.dataset.take(config.train_images),
-            count=min(train.count, config.train_images),
-        )
+        train = train.take(config.train_images)
     steps_per_epoch = train.count // config.batch_size
     if not steps_per_epoch:
         raise UserError(
@@ -90,6 +86,7 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
 
     judge = Judge(config, info, train, model)
     summary = _before(run_dir, judge) if done == 0 else _saved_before(run_dir)
+    earlier = sum(record["seconds"] for record in read_jsonl(run_dir / "metrics.jsonl"))
     views, pictures = _fixed_batches(config, info, train)
     augmentation = _augmentation(config)
     epoch, step = divmod(done, steps_per_epoch)
@@ -111,7 +108,7 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
 
     callbacks = [
         Progress(config.batch_size, steps_per_epoch * config.epochs, done),
-        Guard(),
+        Guard(saves=config.checkpoint_steps),
         Monitor(
             run_dir,
             views,
@@ -135,7 +132,7 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
 
     summary |= judge.after()
     summary |= _speed(run_dir)
-    summary["seconds"] = summary.get("seconds_before", 0.0) + time.perf_counter() - started
+    summary["seconds"] = earlier + time.perf_counter() - started
     write_json(run_dir / "summary.json", summary)
     draw_curves(read_jsonl(run_dir / "metrics.jsonl"), run_dir / "pictures" / "curves.png")
     report = write_report(run_dir)

@@ -29,6 +29,8 @@ def start_run(
             f"{run_dir} holds a run already and --resume is off: nothing was overwritten; take a "
             "new --run_dir or remove the folder"
         )
+    if run_dir.exists() and not run_dir.is_dir():
+        raise UserError(f"{run_dir} is a file: take another --run_dir (nothing was written)")
     if not begun and run_dir.exists() and any(run_dir.iterdir()):
         raise UserError(
             f"{run_dir} is not empty and holds no run: take a new --run_dir (nothing was written)"
@@ -48,9 +50,8 @@ def start_run(
             f"cannot write {run_dir} ({error.strerror}): take another --run_dir"
         ) from error
     write_json(run_dir / "environment.json", environment())
-    if done:
-        kept = [r for r in read_jsonl(run_dir / "metrics.jsonl") if r["step"] <= done]
-        write_jsonl(run_dir / "metrics.jsonl", kept)
+    kept = [r for r in read_jsonl(run_dir / "metrics.jsonl") if r["step"] <= done]
+    write_jsonl(run_dir / "metrics.jsonl", kept)
     return done
 
 
