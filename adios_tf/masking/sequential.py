@@ -62,7 +62,7 @@ class Recursion(keras.layers.Layer):
         topk_cell: int,
         **kwargs: Any,
     ):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        super().__init__(**{"dtype": keras.config.floatx(), **kwargs})
         self.masker, self.num_masks = masker, num_masks
         self.budget, self.budget_kind = tuple(budget), budget_kind
         self.combination, self.history = combination, history
@@ -231,7 +231,7 @@ class Sequential(Masking):
         return shares
 
     def penalty(self, masks: Masks) -> tf.Tensor:
-        total = tf.zeros(())
+        total = super().penalty(masks)
         for shares in map(self.hidden_by_step, masks.values()):
             if self.budget_kind == "sparsity":
                 total += self.sparsity_weight * sparsity(shares)
