@@ -29,7 +29,7 @@ CLASS_NAMES = (
 TEXTURE_NAMES = tuple(  # the kind at place c is typical of class c
     f"{scale}_{grain}"
     for scale in ("broad", "medium", "fine")
-    for grain in ("round", "upright", "flat")
+    for grain in ("round", "flat", "upright")
 )
 NUM_CLASSES = len(CLASS_NAMES)
 MAX_OBJECTS = 4

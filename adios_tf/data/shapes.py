@@ -160,31 +160,42 @@ def prepare_shapes(data_dir: str | None = None, config: str = "") -> tfds.core.D
     a folder of its own, and the first one to finish puts it in place.
 
     Args:
-      data_dir: folder for prepared data sets; None or "" = `default_cache()`.
+      data_dir: folder for prepared data sets; where it cannot be written, and without one, the
+        data set goes to `default_cache()`.
       config: "side32" or "side64"; "" = side32.
 
     Raises:
-      UserError: an unknown config, or a folder that cannot be written.
+      UserError: an unknown config, or no folder that can be written.
     """
     known = [f"side{side}" for side in SIDES]
     if config and config not in known:
         raise UserError(f"unknown data set 'shapes/{config}': known are {', '.join(known)}")
-    root = pathlib.Path(data_dir).expanduser() if data_dir else default_cache()
     config = config or known[0]
-    builder = Shapes(config=config, data_dir=root)
-    if builder.is_prepared():
-        return builder
-    try:
-        builder.data_path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".shapes-", dir=root) as private:
-            drawn = Shapes(config=config, data_dir=private)
-            _prepare(drawn)
-            _put_in_place(pathlib.Path(drawn.data_dir), pathlib.Path(builder.data_dir))
-    except OSError as error:
-        raise UserError(
-            f"cannot write the data set shapes to {root} ({error.strerror or error}): name a "
-            "folder that can be written with --data_dir, or set XDG_CACHE_HOME"
-        ) from error
+    roots = [pathlib.Path(data_dir).expanduser()] if data_dir else []
+    roots.append(default_cache())
+    for root in roots:
+        builder = Shapes(config=config, data_dir=root)
+        if builder.is_prepared():
+            return builder
+    refused: OSError | None = None
+    for root in roots:
+        try:
+            return _generated(config, root)
+        except OSError as error:
+            refused = error
+    raise UserError(
+        f"cannot write the data set shapes to {roots[-1]} ({refused.strerror or refused}): name "
+        "a folder that can be written with --data_dir, or set XDG_CACHE_HOME"
+    ) from refused
+
+
+def _generated(config: str, root: pathlib.Path) -> tfds.core.DatasetBuilder:
+    final = pathlib.Path(Shapes(config=config, data_dir=root).data_dir)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".shapes-", dir=root) as private:
+        drawn = Shapes(config=config, data_dir=private)
+        _prepare(drawn)
+        _put_in_place(pathlib.Path(drawn.data_dir), final)
     return Shapes(config=config, data_dir=root)
 
 
