@@ -280,6 +280,9 @@ class Pretrainer(keras.Model):
         images = keras.Input(self.input_filter.input_shape[1:])
         return keras.Model(images, model(self.input_filter(images)), name=model.name)
 
+    def _maybe_symbolic_build(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: everything is built. Keras would average a batch over workers and fail."""
+
     def make_train_function(self, force: bool = False) -> None:
         """As in Keras, but averages the step's results over workers as well as replicas.
 

@@ -8,7 +8,6 @@ import numpy as np
 from adios_tf.nets import build_unet
 from adios_tf.nets.official import to_keras_layout, weights_from_official, weights_to_official
 
-
 KNOWN = {
     *(f"unet_{norm}_{side}" for norm in ("gn", "in", "no") for side in (32, 64)),
     *("unet_gn_96", "unet_no_128"),
