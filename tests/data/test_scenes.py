@@ -111,7 +111,7 @@ def test_the_label_is_not_in_the_pixels(many):
     """Neither colour statistics nor the nearest images tell the class: chance is 11 %."""
     train, test = many
     images, others = train.compose(train.background), test.compose(test.background)
-    seen, unseen = seen, statistics(others)
+    seen, unseen = statistics(images), statistics(others)
     linear = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, tol=1e-3))
     linear.fit(seen, train.label)
     assert linear.score(unseen, test.label) < 0.2
