@@ -173,14 +173,11 @@ def prepare_shapes(data_dir: str | None = None, config: str = "") -> tfds.core.D
     config = config or known[0]
     roots = [pathlib.Path(data_dir).expanduser()] if data_dir else []
     roots.append(default_cache())
-    for root in roots:
-        builder = Shapes(config=config, data_dir=root)
-        if builder.is_prepared():
-            return builder
     refused: OSError | None = None
     for root in roots:
+        builder = Shapes(config=config, data_dir=root)
         try:
-            return _generated(config, root)
+            return builder if builder.is_prepared() else _generated(config, root)
         except OSError as error:
             refused = error
     raise UserError(
