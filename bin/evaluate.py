@@ -12,12 +12,12 @@ from adios_tf.evaluation.config import EvaluateConfig, joined
 
 
 def main(config: EvaluateConfig) -> None:
+    cli.quiet_tensorflow()  # only now: --help and mistakes in flags do not wait for it
     from adios_tf.evaluation.runner import program
 
     program(config)
 
 
 if __name__ == "__main__":
-    cli.quiet_tensorflow()
     sys.argv[1:] = joined(sys.argv[1:], "compare")
     cli.start(main, EvaluateConfig, __doc__)

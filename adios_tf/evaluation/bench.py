@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -16,7 +17,7 @@ from adios_tf.evaluation.checks import checked_labels
 from adios_tf.evaluation.config import EvaluateConfig, command
 from adios_tf.evaluation.data import Look, Split, open_pair, open_split
 from adios_tf.evaluation.features import encode_batches, feature_function
-from adios_tf.evaluation.linear import Batches, Standardizer
+from adios_tf.evaluation.linear import Batches, ProbeResult, Standardizer
 from adios_tf.evaluation.rows import Row
 
 
@@ -157,6 +158,27 @@ class Bench:
     def fresh_encoder(self) -> keras.Model:
         """Returns the encoder as it was saved, for a protocol that changes it."""
         return artifact.load(self.config.run).encoder
+
+    def save_classifier(self, probe: ProbeResult) -> None:
+        """Writes a probe of backbone features as classifier.keras beside the encoder.
+
+        Raises:
+          UserError: other features, or an export, which cannot be added to.
+        """
+        run = Path(self.config.run)
+        folder = run if (run / "info.json").exists() else run / "model"
+        if self.config.features != "backbone" or not (folder / "info.json").exists():
+            raise UserError(
+                "--save_classifier keeps a probe of backbone features in a run folder: name a "
+                "run of bin/pretrain.py and leave --features=backbone"
+            )
+        head = keras.layers.Dense(len(probe.bias), dtype="float32")
+        features = keras.Input((len(probe.kernel),))
+        model = keras.Model(features, head(features), name="classifier")
+        head.set_weights([probe.kernel, probe.bias])
+        fresh = folder / "classifier.new.keras"
+        model.save(fresh)
+        fresh.rename(folder / "classifier.keras")
 
     def background_splits(self) -> tuple[Split, dict[str, Split]]:
         """Returns the split to train on and the test split of every background variant.

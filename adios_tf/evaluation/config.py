@@ -29,11 +29,15 @@ class EvaluateConfig:
     seeds: tuple[int, ...] = setting(
         (0,), "of everything random; several give mean and spread", "input", least=0
     )
+    plugins: tuple[str, ...] = setting((), "modules to import first (own layers, ...)", "input")
 
     # ------------------------------------------------------------------ output
     compare: tuple[str, ...] = setting((), "put the results of these runs side by side", "output")
     name: str = setting("", "results go to RUN/evaluation/NAME; empty = the data set", "output")
     out: str = setting("", "results go to this folder instead", "output")
+    save_classifier: bool = setting(
+        False, "linear: keep the classifier in the run folder, for exports", "output"
+    )
     list: bool = setting(False, "print the protocols and stop", "output")
 
     # ------------------------------------------------------------------ data

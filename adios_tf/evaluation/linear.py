@@ -37,20 +37,30 @@ class ProbeResult:
     """What a probe found.
 
     Attributes:
+      kernel, bias: [D,C] and [C] float64, the classifier on features as they are; the bias is
+        -inf for a class that was never seen.
       scores: [Q,C] float32, one per class of every test example.
-      score: the classifier itself: features [n,D] -> scores [n,C].
       chosen: the regularisation or learning rate that was used.
       validation: {candidate: validation accuracy}; empty where nothing was swept.
       train_count: how many examples the reported classifier saw.
       note: what else the reader should know, such as a solver that did not converge.
     """
 
-    scores: np.ndarray
-    score: Callable[[np.ndarray], np.ndarray]
+    kernel: np.ndarray
+    bias: np.ndarray
+    scores: np.ndarray = dataclasses.field(init=False)
+    test_features: dataclasses.InitVar[np.ndarray]
     chosen: float
     validation: dict[float, float]
     train_count: int
     note: str = ""
+
+    def __post_init__(self, test_features: np.ndarray):
+        object.__setattr__(self, "scores", self.score(test_features))
+
+    def score(self, features: np.ndarray) -> np.ndarray:
+        """Returns the scores [n,C] float32 of features [n,D]."""
+        return (features @ self.kernel + self.bias).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,15 +80,21 @@ class Standardizer:
     def __call__(self, features: np.ndarray) -> np.ndarray:
         return (features - self.mean) / self.scale
 
+    def folded(self, kernel: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the classifier on raw features that equals this one on standardised ones."""
+        kernel = kernel / self.scale.astype(np.float64)[:, None]
+        return kernel, bias - self.mean.astype(np.float64) @ kernel
 
-def _all_scores(model: LogisticRegression, features: np.ndarray, classes: int) -> np.ndarray:
-    """Returns scores [Q,C] also for classes that the model never saw, which come last."""
-    found = model.decision_function(features)
-    if found.ndim == 1:
-        found = np.stack([np.zeros_like(found), found], axis=1)
-    scores = np.full((len(features), classes), -np.inf, np.float32)
-    scores[:, model.classes_] = found
-    return scores
+
+def _weights(model: LogisticRegression, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns kernel [D,C] and bias [C] also for classes that the model never saw."""
+    kernel, bias = model.coef_.T, model.intercept_
+    if kernel.shape[1] == 1:  # two classes: one score, that of the second
+        kernel = np.concatenate([np.zeros_like(kernel), kernel], axis=1)
+        bias = np.concatenate([np.zeros_like(bias), bias])
+    all_kernel, all_bias = np.zeros((len(kernel), classes)), np.full(classes, -np.inf)
+    all_kernel[:, model.classes_], all_bias[model.classes_] = kernel, bias
+    return all_kernel, all_bias
 
 
 def logistic_probe(
@@ -142,18 +158,15 @@ def logistic_probe(
         if len(strengths) > 1:
             rows, held = split_validation(train_labels, validation_fraction, seed)
             for strength, prepare, model in fit(rows, strengths, bar):
-                scores = _all_scores(model, prepare(train_features[held]), classes)
+                kernel, bias = _weights(model, classes)
+                scores = prepare(train_features[held]) @ kernel + bias
                 validation[strength] = top_accuracy(rank_classes(scores, 1), train_labels[held])
         chosen = max(validation, key=validation.get) if validation else strengths[0]
         everything = np.arange(len(train_features))
         [(_, prepare, model)] = fit(everything, [chosen], bar)
-
-    def score(features: np.ndarray) -> np.ndarray:
-        return _all_scores(model, prepare(features), classes)
-
     return ProbeResult(
-        scores=score(test_features),
-        score=score,
+        *prepare.folded(*_weights(model, classes)),
+        test_features,
         chosen=float(chosen),
         validation=validation,
         train_count=len(train_features),
@@ -214,9 +227,14 @@ class ProbeBank:
                 self._step(tf.convert_to_tensor(features), tf.convert_to_tensor(labels), factor)
         return self
 
+    def weights(self, which: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns kernel [D,C] and bias [C] of the classifier number `which`."""
+        return self._kernel[which].numpy(), self._bias[which].numpy()
+
     def scores(self, features: np.ndarray, which: int) -> np.ndarray:
         """Returns logits [Q,C] of the classifier number `which`."""
-        return (features @ self._kernel[which].numpy()) + self._bias[which].numpy()
+        kernel, bias = self.weights(which)
+        return features @ kernel + bias
 
     def accuracies(self, features: np.ndarray, labels: np.ndarray) -> dict[float, float]:
         """Returns {learning rate: top-1 accuracy}; 0 for one that diverged."""
@@ -301,13 +319,9 @@ def sgd_probe(
     which, validation = 0, {}
     if len(held):
         which, validation = bank.best(prepare(train_features[held]), train_labels[held])
-
-    def score(features: np.ndarray) -> np.ndarray:
-        return bank.scores(prepare(features), which).astype(np.float32)
-
     return ProbeResult(
-        scores=score(test_features),
-        score=score,
+        *prepare.folded(*bank.weights(which)),
+        test_features,
         chosen=bank.learning_rates[which],
         validation=validation,
         train_count=len(rows),

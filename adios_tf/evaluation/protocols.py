@@ -102,6 +102,8 @@ def linear(bench: Bench) -> Groups:
         )
         for seed in config.seeds
     ]
+    if config.save_classifier:
+        bench.save_classifier(results[0])
     settings = {"solver": "L-BFGS, refit on all of train"}
     yield _probe_rows(bench, "l2", results, settings, ("linear",))
 

@@ -1,8 +1,9 @@
 """Runs protocols on a saved encoder: one table, JSON, CSV and plots."""
 
 import dataclasses
+import importlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +110,25 @@ def writable(folder: Path) -> None:
         ) from error
 
 
+def import_plugins(names: Sequence[str]) -> None:
+    """Imports a user's modules: own protocols, or the Keras layers of an own encoder.
+
+    Raises:
+      UserError: a module that cannot be imported.
+    """
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise UserError(
+                f"--plugins={name} cannot be imported ({error}): name a module on PYTHONPATH, "
+                "without .py"
+            ) from error
+
+
 def program(config: EvaluateConfig) -> None:
     """What bin/evaluate.py does: list, compare, or evaluate."""
+    import_plugins(config.plugins)
     if config.list:
         width = max(map(len, PROTOCOLS))
         for name, line in PROTOCOLS.lines().items():

@@ -36,6 +36,7 @@ def test_logistic_probe_is_that_of_scikit_learn():
     assert accuracy(result) == pytest.approx(oracle.score(scaler.transform(TEST[0]), TEST[1]))
     assert (result.chosen, result.validation, result.train_count) == (0.01, {}, 600)
     assert not result.note
+    np.testing.assert_allclose(result.score(TEST[0][:7]), result.scores[:7], atol=1e-5)
 
 
 def test_both_solvers_agree():

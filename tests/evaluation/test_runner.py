@@ -203,6 +203,18 @@ def test_transfer_to_a_folder_of_images(run, pictures, tmp_path):
     assert f"--dataset={pictures}" in rows["knn", "top1"].command
 
 
+def test_a_kept_classifier_is_the_probe(make_run, tmp_path):
+    run = make_run(tmp_path / "kept")
+    config = settings(run, protocols=("linear",), save_classifier=True)
+    [top1, _] = evaluate(config)
+    model = artifact.load(run)
+    bench = Bench(dataclasses.replace(config, dataset="shapes"), model)
+    logits = model.classifier.predict(bench.features(bench.test), verbose=0)
+    np.testing.assert_array_equal(logits.argmax(1) == bench.test.labels, top1.correct)
+    with pytest.raises(UserError, match="backbone features"):
+        evaluate(dataclasses.replace(config, features="pixels"))
+
+
 def test_seeds_give_a_spread(run, tmp_path):
     config = settings(run, protocols=("linear",), seeds=(0, 1, 2), out=str(tmp_path))
     top1 = evaluate(config)[0]
@@ -354,6 +366,27 @@ def test_the_program_lists_and_compares(run, make_run, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "McNemar, same test images" in shown
     assert (tmp_path / "pair" / "compare.png").exists()
+
+
+def test_a_protocol_of_ones_own(run, tmp_path, monkeypatch, capsys):
+    (tmp_path / "my_protocols.py").write_text(
+        "from adios_tf.evaluation.bench import Draft\n"
+        "from adios_tf.evaluation.protocols import PROTOCOLS\n"
+        "@PROTOCOLS.register('width', 'features per image')\n"
+        "def width(bench):\n"
+        "    yield [Draft('width', (float(bench.features(bench.test).shape[1]),))]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    config = settings(
+        run, protocols=("width",), plugins=("my_protocols",), out=str(tmp_path / "out")
+    )
+    program(config)
+    shown = capsys.readouterr().out
+    assert "1600.00" in shown
+    assert "--plugins=my_protocols" in shown
+    PROTOCOLS._entries.pop("width"), PROTOCOLS._lines.pop("width")
+    with pytest.raises(UserError, match="cannot be imported"):
+        program(dataclasses.replace(config, plugins=("no_such_module",)))
 
 
 def test_a_list_after_a_flag():
