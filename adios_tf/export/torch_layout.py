@@ -132,7 +132,9 @@ def adios_plan(args: Mapping[str, Any], names: Sequence[str]) -> Plan:
         )
         parts.append(Part("masker", "unet", "", unet))
     if there("classifier."):
-        parts.append(_classifier(width, int(given("n_classes"))))
+        linear = (Dense("out", relu=False),)
+        classifier = build_head(linear, width, 1, int(given("n_classes")), name="classifier")
+        parts.append(Part("classifier", "dense", "classifier", classifier))
     masking = "none"
     if masks:
         masking = "adversarial_one" if method.endswith("_s") else "adversarial"
@@ -254,14 +256,3 @@ def _normalisation(dataset: str, args: Mapping[str, Any]) -> dict[str, list[floa
         return {"mean": list(info.mean), "std": list(info.std)}
     mean, std = args.get("mean") or IMAGENET[0], args.get("std") or IMAGENET[1]
     return {"mean": [float(v) for v in mean], "std": [float(v) for v in std]}
-
-
-def _classifier(width: int, classes: int) -> Part:
-    return Part("classifier", "dense", "classifier", build_classifier(width, classes))
-
-
-def build_classifier(width: int, classes: int) -> keras.Model:
-    """A linear head: features [B,width] to float32 logits [B,classes]."""
-    inputs = keras.Input((width,), name="features")
-    logits = keras.layers.Dense(classes, dtype=keras.config.floatx(), name="logits")(inputs)
-    return keras.Model(inputs, logits, name="classifier")

@@ -1,0 +1,129 @@
+"""Other formats than SavedModel: Keras files, bare weights, LiteRT and ONNX.
+
+They take images of the pretraining side, float32 [B,S,S,3] in [0,1]; resizing and decoding are
+left to the caller.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from adios_tf.artifact import PretrainedModel
+from adios_tf.errors import UserError
+from adios_tf.export.saved_model import save_model
+from adios_tf.registry import Registry
+
+FORMATS = Registry("format")
+
+
+@FORMATS.register("saved_model", "for TensorFlow Serving and anything with TensorFlow")
+def write_saved_model(model: PretrainedModel, out: Path) -> list[Path]:
+    """Writes the SavedModel into the folder itself."""
+    return [save_model(model, out)]
+
+
+@FORMATS.register("keras", "one .keras file per network, with normalisation inside")
+def write_keras(model: PretrainedModel, out: Path) -> list[Path]:
+    """Writes encoder.keras (and masker.keras, classifier.keras): images in [0,1] -> outputs."""
+    written = []
+    for name, network in _from_images(model):
+        path = out / f"{name}.keras"
+        network.save(path)
+        written.append(path)
+    return written
+
+
+@FORMATS.register("weights", "bare weights, one .weights.h5 file per network")
+def write_weights(model: PretrainedModel, out: Path) -> list[Path]:
+    """Writes NAME.weights.h5 for a network that `build_backbone` and others rebuild."""
+    written = []
+    for name, network in model.parts().items():
+        path = out / f"{name}.weights.h5"
+        network.save_weights(path)
+        written.append(path)
+    return written
+
+
+@FORMATS.register("litert", "LiteRT (TensorFlow Lite), one .tflite file per answer")
+def write_litert(model: PretrainedModel, out: Path) -> list[Path]:
+    """Writes encoder.tflite (and masker.tflite, classifier.tflite)."""
+    written = []
+    for name, network in _from_images(model):
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([_traced(network)])
+        try:
+            data = converter.convert()
+        except Exception as error:  # the converter raises what it likes
+            raise _cannot("litert", error) from error
+        path = out / f"{name}.tflite"
+        path.write_bytes(data)
+        written.append(path)
+    return written
+
+
+@FORMATS.register("onnx", "ONNX, one .onnx file per answer; needs tf2onnx")
+def write_onnx(model: PretrainedModel, out: Path) -> list[Path]:
+    """Writes encoder.onnx (and masker.onnx, classifier.onnx)."""
+    try:
+        import tf2onnx
+    except Exception as error:  # an old tf2onnx fails on a new NumPy in many ways
+        raise UserError(
+            f"--format=onnx needs the package tf2onnx, which cannot be imported here ({error}): "
+            "pip install tf2onnx onnx"
+        ) from error
+    written = []
+    for name, network in _from_images(model):
+        path = out / f"{name}.onnx"
+        side = model.image_size
+        spec = tf.TensorSpec([None, side, side, 3], tf.float32, name="images")
+        function = tf.function(lambda images, n=network: n(images, training=False), [spec])
+        try:
+            tf2onnx.convert.from_function(function, [spec], output_path=str(path))
+        except Exception as error:
+            raise _cannot("onnx", error) from error
+        written.append(path)
+    return written
+
+
+def export_format(name: str, model: PretrainedModel, out: Path | str) -> list[Path]:
+    """Writes a model in one format and returns the files.
+
+    Args:
+      name: one of `FORMATS`.
+      model: from `adios_tf.load`.
+      out: folder.
+
+    Raises:
+      UserError: an unknown format, or one that cannot be had here.
+    """
+    write: Callable[[PretrainedModel, Path], list[Path]] = FORMATS[name]
+    out = Path(out).expanduser()
+    if name != "saved_model":
+        out.mkdir(parents=True, exist_ok=True)
+    return write(model, out)
+
+
+def _cannot(name: str, error: Exception) -> UserError:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return UserError(f"--format={name} cannot be had for this model here: {lines[0][:200]}")
+
+
+def _from_images(model: PretrainedModel) -> Iterator[tuple[str, keras.Model]]:
+    """Yields Keras models of images [B,S,S,3] in [0,1], one per part that looks at images."""
+    side = model.image_size
+    images = keras.Input((side, side, 3), name="images")
+    mean, std = model.info["mean"], model.info["std"]
+    offset = [-m / s for m, s in zip(mean, std, strict=True)]
+    normalised = keras.layers.Rescaling([1 / s for s in std], offset)(images)
+    features = model.encoder(normalised)
+    yield "encoder", keras.Model(images, features, name="encoder")
+    if model.masker is not None:
+        yield "masker", keras.Model(images, model.masker(normalised), name="masker")
+    if model.classifier is not None:
+        yield "classifier", keras.Model(images, model.classifier(features), name="classifier")
+
+
+def _traced(network: keras.Model) -> tf.types.experimental.ConcreteFunction:
+    spec = tf.TensorSpec(network.input_shape, tf.float32, name="images")
+    return tf.function(lambda images: network(images, training=False)).get_concrete_function(spec)
