@@ -92,7 +92,7 @@ def load_examples(
       split: a TFDS split expression; for a folder see `folders.list_images`.
       data_dir: where prepared TFDS data sets lie; None = TFDS's own place.
       download: whether TFDS may download.
-      limit: the first so many examples; 0 = all.
+      limit: the first so many examples, of a folder so many spread over all; 0 = all.
       class_list: file with a class name per line; others are left out, and labels follow its
         order. "" = the classes that `info` names, if any.
       skip_broken: leave unreadable images of a folder out instead of refusing.
@@ -167,8 +167,9 @@ def _folder(info: DatasetInfo, split: str, limit: int, skip_broken: bool) -> Exa
     files, labels, classes = list_images(Path(info.folder), split)
     if not files:
         raise UserError(f"split {split!r} of {info.folder} is empty: take a larger part")
-    if limit:
-        files, labels = files[:limit], labels[:limit]
+    if limit and limit < len(files):
+        rows = [n * len(files) // limit for n in range(limit)]  # files lie class by class
+        files, labels = [files[n] for n in rows], [labels[n] for n in rows]
     good = readable(files, skip_broken)
     files = tuple(str(files[n]) for n in good)
     names, labels = tf.constant(files), tf.constant([labels[n] for n in good], tf.int64)

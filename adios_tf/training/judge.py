@@ -1,7 +1,5 @@
 """What the encoder and the masker of a run are worth, before, during and after training."""
 
-import dataclasses
-import math
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +7,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from adios_tf.data import DatasetInfo, Examples, evaluation_dataset, load_examples, normalize
-from adios_tf.data.folders import PARTS
+from adios_tf.data.folders import PARTS, list_images
 from adios_tf.evaluation.knn import knn_accuracy
 from adios_tf.evaluation.mask_quality import mask_scores, random_segmentation
 from adios_tf.evaluation.splits import split_validation
@@ -27,9 +25,8 @@ class Judge:
     first `--knn_train_images` labelled training images vote on the first `--knn_test_images`
     test images. Without labels there is no kNN, without ground truth no mask quality.
 
-    The images of a folder lie class by class, so there the limits take every so-manieth image;
-    and a folder that is not divided into train and test is cut 80 / 20, every class alike (the
-    encoder was pretrained on both parts, without their labels).
+    A folder that is not divided into train and test is cut 80 / 20, every class alike (the
+    encoder was pretrained on both parts, without their labels). With one class there is no kNN.
     """
 
     def __init__(
@@ -39,15 +36,15 @@ class Judge:
         self._train = self._test = self._encode = None
         if not train.num_classes and not train.has_masks:
             return
-        test = self._open(self._test_split(), 0 if info.folder else config.knn_test_images)
-        if info.folder and not set(train.files).isdisjoint(test.files):
-            self._hold_out(train)
+        labelled = config.train_split or info.label_train_split or info.train_split
+        tested = self._test_split()
+        if info.folder and self._shared(labelled, tested):
+            self._hold_out(self._arrays(labelled, config.knn_train_images))
             return
+        self._test = self._arrays(tested, config.knn_test_images)
         if train.num_classes:
-            labelled = config.train_split or info.label_train_split or info.train_split
-            examples = self._open(labelled, 0 if info.folder else config.knn_train_images)
-            self._train = self._arrays(_spread(examples, config.knn_train_images), labelled)
-        self._test = self._arrays(_spread(test, config.knn_test_images), "test images")
+            arrays = self._arrays(labelled, config.knn_train_images)
+            self._train = arrays if len(np.unique(arrays["label"])) > 1 else None
 
     def _test_split(self) -> str:
         """The split to test on; of a folder, the one that is there."""
@@ -58,18 +55,24 @@ class Judge:
         held_out = [name for name in there if name != "train"]
         return next(iter(held_out + there), info.test_split)
 
-    def _hold_out(self, train: Examples) -> None:
+    def _shared(self, one: str, other: str) -> bool:
+        """Whether two splits of a folder have images in common."""
+        root = Path(self._info.folder)
+        return not set(list_images(root, one)[0]).isdisjoint(list_images(root, other)[0])
+
+    def _hold_out(self, arrays: dict[str, np.ndarray]) -> None:
         """Cuts one folder in two, because an image that votes on itself is always right."""
-        arrays = self._arrays(_spread(train, self._config.knn_train_images), "images")
-        if np.bincount(arrays["label"]).max() < 2:
+        counts = np.unique(arrays["label"], return_counts=True)[1]
+        if len(counts) < 2 or counts.max() < 2:
             return
         rows, held = split_validation(arrays["label"], HELD_OUT)
         self._train = {name: values[rows] for name, values in arrays.items()}
         self._test = {name: values[held] for name, values in arrays.items()}
 
-    def _open(self, split: str, limit: int) -> Examples:
+    def _arrays(self, split: str, limit: int) -> dict[str, np.ndarray]:
+        """Decodes one split into arrays of images [n,S,S,3] in [0,1], labels and masks."""
         config = self._config
-        return load_examples(
+        examples = load_examples(
             self._info,
             split,
             config.data_dir or None,
@@ -77,13 +80,10 @@ class Judge:
             class_list=config.class_list,
             skip_broken=config.skip_broken,
         )
-
-    def _arrays(self, examples: Examples, what: str) -> dict[str, np.ndarray]:
-        """Decodes examples into arrays of images [n,S,S,3] in [0,1], labels and masks."""
-        batches = evaluation_dataset(examples, 256, self._config.image_size)
+        batches = evaluation_dataset(examples, 256, config.image_size)
         parts = [
             {k: v.numpy() for k, v in batch.items()}
-            for batch in tqdm(batches, desc=f"reading {what}", delay=2, unit="batch")
+            for batch in tqdm(batches, desc=f"reading {split}", delay=2, unit="batch")
         ]
         return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
 
@@ -140,12 +140,3 @@ class Judge:
             scores = mask_scores(self._test["mask"], labels)
             summary[name] = float(np.nanmean(scores["ari"]))
         return summary
-
-
-def _spread(examples: Examples, limit: int) -> Examples:
-    """Returns at most `limit` examples, evenly spread over all; 0 = all."""
-    if not limit or examples.count <= limit:
-        return examples
-    every = math.ceil(examples.count / limit)
-    dataset = examples.dataset.shard(every, 0)
-    return dataclasses.replace(examples, dataset=dataset, count=math.ceil(examples.count / every))

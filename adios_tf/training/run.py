@@ -71,8 +71,6 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
         )
 
     train = _open(config, info, config.train_split or info.train_split)
-    if config.train_images:
-        train = train.take(config.train_images)
     steps_per_epoch = train.count // config.batch_size
     if not steps_per_epoch:
         raise UserError(
@@ -149,6 +147,7 @@ def _open(config: PretrainConfig, info: DatasetInfo, split: str) -> Examples:
         split,
         config.data_dir or None,
         config.download,
+        limit=config.train_images,
         class_list=config.class_list,
         skip_broken=config.skip_broken,
     )

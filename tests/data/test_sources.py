@@ -151,11 +151,11 @@ def test_an_empty_part(classes):
         opened(classes[0], "train[20:]")
 
 
-def test_limit(classes):
+def test_a_limit_is_spread_over_the_classes(classes):
     folder, pixels = classes
     examples = opened(folder, limit=4)
-    assert relative(examples, folder) == sorted(pixels)[:4]
-    assert len(rows(examples)) == 4
+    assert relative(examples, folder) == [sorted(pixels)[n] for n in (0, 2, 5, 7)]
+    assert [row["label"] for row in rows(examples)] == [0, 0, 1, 1]
     assert opened(folder, limit=99).count == 10
 
 
