@@ -33,9 +33,7 @@ def parts():
     return {
         "encoder": encoder(),
         "projector": dense(6, 4),
-        "masker": keras.Sequential(
-            [build_unet(16, 3, base=8, num_blocks=2), keras.layers.Softmax()]
-        ),
+        "masker": keras.Sequential([unet, keras.layers.Softmax()]),
         "predictor": dense(4, 4),
         "target_encoder": encoder(),
         "target_projector": dense(6, 4),
