@@ -1,0 +1,138 @@
+"""The pages say what the code does: flags, ranges, tests and links that they name are there."""
+
+import dataclasses
+import re
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+
+from adios_tf.data import CATALOG
+from adios_tf.evaluation.config import EvaluateConfig
+from adios_tf.masking import FILLS, MASKINGS
+from adios_tf.objectives import OBJECTIVES
+from adios_tf.reporting.health import RULES, range_text
+from adios_tf.training.benchmark import BenchmarkConfig
+from adios_tf.training.build import build_pretrainer
+from adios_tf.training.config import PretrainConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ["docs/fidelity.md", "docs/health.md", "docs/training.md", "docs/data.md"]
+PAGES += ["CONTRIBUTING.md", "CHANGELOG.md"]
+ABSL = {"flagfile", "help"}
+PYTEST = {"golden"}
+
+
+def text(page):
+    return (ROOT / page).read_text()
+
+
+def fields(settings):
+    return {field.name: field for field in dataclasses.fields(settings)}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_flags_exist(page):
+    known = {**fields(PretrainConfig), **fields(EvaluateConfig), **fields(BenchmarkConfig)}
+    names = {*known, *(f"no{n}" for n, f in known.items() if f.type in (bool, "bool"))}
+    named = set(re.findall(r"--([a-z_]+)", re.sub(r"ruff [^\n]*", "", text(page))))
+    assert named - names - ABSL - PYTEST == set()
+
+
+def test_every_flag_of_pretraining_is_on_its_page_under_its_group():
+    table = re.findall(r"^\| (\w+)[^|]*\| (`--.*`) \|$", text("docs/training.md"), re.MULTILINE)
+    listed = [(flag, group) for group, row in table for flag in re.findall(r"--(\w+)", row)]
+    assert len(dict(listed)) == len(listed)
+    assert dict(listed) == {n: f.metadata["group"] for n, f in fields(PretrainConfig).items()}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_tests_exist(page):
+    for path, name in re.findall(r"(tests/[\w/]+\.py)(?:::(\w+))?", text(page)):
+        assert (ROOT / path).is_file(), path
+        assert f"def {name}(" in (ROOT / path).read_text() or not name, name
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    folder = (ROOT / page).parent
+    for link in re.findall(r"\]\(([^)#:]+)\)", text(page)):
+        assert (folder / link).exists(), link
+
+
+def test_healthy_ranges():
+    """The table of docs/health.md, for 4 slots and 512 dimensions, is that of the code."""
+    rows = re.findall(r"^\| `(\w+)` \|.*\| ([^|]+) \|$", text("docs/health.md"), re.MULTILINE)
+    expected = [
+        (rule.pattern.replace(r"\d+", "n"), range_text(*rule.range(4, 512))) for rule in RULES
+    ]
+    assert rows == expected
+    for name, _ in rows:
+        assert f"- **`{name}`**" in text("docs/health.md"), name
+
+
+def test_the_catalog():
+    rows = re.findall(r"^\| `(\w+)` \|([^\n]*)\|$", text("docs/data.md"), re.MULTILINE)
+    assert [name for name, _ in rows] == list(CATALOG)
+    for name, cells in rows:
+        info = CATALOG[name]
+        side, classes, train, test, _ = (cell.strip() for cell in cells.split("|"))
+        assert int(side) == info.image_size, name
+        if info.num_classes is not None:
+            assert classes == (str(info.num_classes) if info.num_classes else "-"), name
+        assert (train, test) == (info.train_split, info.test_split), name
+
+
+def examples(page):
+    return re.findall(r"```python\n(.*?)```", text(page), re.DOTALL)
+
+
+def test_views_from_python():
+    (code,) = examples("docs/data.md")
+    names = {}
+    exec(code, names)
+    batch = next(iter(names["batches"]))
+    assert batch["view1"].shape == batch["view2"].shape == (16, 32, 32, 3)
+    assert batch["label"].numpy().tolist() == [-1] * 16
+
+
+def test_words_of_ones_own(monkeypatch):
+    """The objective, the masking and the fill of CONTRIBUTING.md train together."""
+    (code,) = examples("CONTRIBUTING.md")
+    for registry in (OBJECTIVES, MASKINGS, FILLS):
+        for part in ("_entries", "_lines"):
+            monkeypatch.setattr(registry, part, dict(getattr(registry, part)))
+    module = types.ModuleType("my_words")
+    monkeypatch.setitem(sys.modules, "my_words", module)
+    exec(code, module.__dict__)
+
+    config = PretrainConfig(
+        image_size=16,
+        backbone="convnet_small",
+        objective="align_uniform",
+        hidden_dim=16,
+        output_dim=8,
+        masking="band",
+        fill="mirror",
+        optimizer="sgd",
+        learning_rate=0.05,
+        schedule="constant",
+    )
+    model = build_pretrainer(config, steps_per_epoch=10, num_classes=None)
+    views = tf.random.stateless_uniform((2, 8, 16, 16, 3), [1, 2])
+    batch = {"view1": views[0], "view2": views[1]}
+    hidden = model.masking.masks(views[1], None, tf.constant([3, 4]))
+    assert hidden.shape == (8, 16, 16, 1)
+    assert float(tf.reduce_mean(hidden)) == 0.25
+    covered = model.fill.cover(views[1], hidden[..., 0], tf.constant([3, 4])).images
+    expected = tf.where(hidden > 0, views[1][:, :, ::-1], views[1])
+    tf.debugging.assert_near(covered, expected)
+
+    distances = []
+    for _ in range(5):
+        for mean in model.metrics:
+            mean.reset_state()
+        distances.append(float(model.train_step(batch)["distance"]))
+    assert distances[-1] < distances[0]
