@@ -1,0 +1,144 @@
+"""What `import adios_tf` offers to somebody who has a model of their own."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import adios_tf
+from adios_tf import artifact
+from adios_tf.nets import build_backbone, build_projector, build_unet
+
+ROOT = Path(__file__).resolve().parents[2]
+SIDE = 16
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run folder with a small encoder, a projector and a masker."""
+    folder = tmp_path_factory.mktemp("run")
+    keras.utils.set_random_seed(0)
+    unet = build_unet(SIDE, 3, base=8)
+    images = keras.Input((SIDE, SIDE, 3))
+    masker = keras.Model(images, keras.layers.Softmax()(unet(images)))
+    encoder = build_backbone("convnet_small", SIDE, width=0.5)
+    info = {"image_size": SIDE, "mean": [0.5] * 3, "std": [0.25] * 3, "dataset": "shapes"}
+    projector = build_projector("simclr", encoder.output_shape[-1], 8, 4)
+    artifact.save(folder / "model", info, encoder, projector, masker)
+    return folder
+
+
+def test_importing_is_light():
+    code = "import adios_tf, sys; sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_every_public_name_is_there():
+    for name in adios_tf.__all__:
+        assert getattr(adios_tf, name) is not None
+        assert name in dir(adios_tf)
+    with pytest.raises(AttributeError, match="no attribute 'lode'"):
+        adios_tf.lode  # noqa: B018
+
+
+def labelled(count=64):
+    """Pictures whose label is told by the place of a bright square."""
+    rng = np.random.default_rng(0)
+    images = rng.random((count, 20, 24, 3)).astype("f4") * 0.3
+    labels = np.arange(count) % 2
+    for image, label in zip(images, labels, strict=True):
+        image[4:12, 2 + 12 * label : 10 + 12 * label] += 0.6
+    return images, labels
+
+
+def users_model(encoder):
+    inputs = keras.Input((20, 24, 3))
+    model = keras.Model(inputs, keras.layers.Dense(2)(encoder(inputs)))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(1e-2), loss)
+    return model
+
+
+def test_fine_tuning_inside_a_users_model(run, tmp_path, recwarn):
+    encoder = adios_tf.load(run)
+    before = [np.array(w) for w in encoder.encoder.trainable_weights]
+    others = [np.array(w) for part in (encoder.projector, encoder.masker) for w in part.weights]
+    model = users_model(encoder)
+    assert len(model.trainable_weights) == len(before) + 2
+    images, labels = labelled()
+    losses = model.fit(images, labels, batch_size=16, epochs=6, verbose=0).history["loss"]
+    assert losses[-1] < 0.7 * losses[0]
+    changed = [
+        not np.array_equal(a, b)
+        for a, b in zip(before, encoder.encoder.trainable_weights, strict=True)
+    ]
+    assert all(changed)
+    kept = [w for part in (encoder.projector, encoder.masker) for w in part.weights]
+    for old, new in zip(others, kept, strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert not [w for w in recwarn if "radients do not exist" in str(w.message)]
+
+    model.save(tmp_path / "mine.keras")
+    again = keras.models.load_model(tmp_path / "mine.keras")
+    np.testing.assert_allclose(again(images), model(images), atol=1e-6)
+
+
+def test_a_frozen_encoder_stays_as_it_is(run):
+    encoder = adios_tf.load(run)
+    encoder.trainable = False
+    before = [np.array(w) for w in encoder.encoder.weights]
+    images, labels = labelled()
+    users_model(encoder).fit(images, labels, epochs=1, verbose=0)
+    for old, new in zip(before, encoder.encoder.weights, strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_uint8_and_float_of_any_size_mean_the_same(run):
+    model = adios_tf.load(run)
+    images = np.random.default_rng(0).integers(0, 256, (2, 30, 21, 3)).astype("u1")
+    features = model.features(images)
+    np.testing.assert_allclose(features, model.features(images / 255), atol=1e-5)
+    np.testing.assert_allclose(features, model(tf.constant(images)), atol=1e-6)
+    assert model.masks(images).shape == (2, SIDE, SIDE, 3)
+    assert model.occluded(images).shape == (2, 3, SIDE, SIDE, 3)
+    dynamic = tf.function(model.features, [tf.TensorSpec([None] * 4, tf.uint8)])
+    np.testing.assert_allclose(features, dynamic(images), atol=1e-5)
+    fitting = tf.image.resize(images / 255.0, (SIDE, SIDE)).numpy()
+    np.testing.assert_allclose(model.features(fitting), dynamic_float(model)(fitting), atol=1e-5)
+
+
+def dynamic_float(model):
+    return tf.function(model.features, [tf.TensorSpec([None, None, None, 3], tf.float32)])
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 3), (1, 4, 4, 1), (1, 2, 4, 4, 3)])
+def test_images_of_another_shape_are_refused(run, shape):
+    with pytest.raises(adios_tf.UserError, match=r"must be \[B,H,W,3\]"):
+        adios_tf.load(run).features(np.zeros(shape, "f4"))
+
+
+def test_the_example_of_the_documentation_runs(run, monkeypatch):
+    text = (ROOT / "docs" / "export.md").read_text()
+    code = re.search(r"```python\n(.*?)```", text, re.S)[1]
+    lines = [line for line in code.splitlines() if line and not line.startswith("import")]
+    assert len(lines) <= 10
+    scope = {}
+    exec(code.replace('"RUN"', repr(str(run))), scope)
+    assert scope["features"].shape[0] == 8
+    assert scope["masks"].shape == (8, SIDE, SIDE, 3)
+
+
+def test_folders_that_hold_no_model(run, tmp_path):
+    with pytest.raises(adios_tf.UserError, match="no pretrained model in"):
+        adios_tf.load(tmp_path)
+    (tmp_path / "info.json").write_text("{")
+    with pytest.raises(adios_tf.UserError, match="the folder is damaged"):
+        adios_tf.load(tmp_path)
+    (tmp_path / "info.json").write_text('{"image_size": 3}')
+    with pytest.raises(adios_tf.UserError, match="does not tell mean, std"):
+        adios_tf.load(tmp_path)
