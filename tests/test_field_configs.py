@@ -1,6 +1,7 @@
 """The recipes of MixMask, MSCN, sequential masking and the plain objectives."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import keras
@@ -11,6 +12,7 @@ import tensorflow as tf
 from adios_tf import cli
 from adios_tf.masking import FILLS, MASKINGS
 from adios_tf.registry import construct
+from adios_tf.training.combinations import check_combination
 from adios_tf.training.config import PretrainConfig
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -114,3 +116,34 @@ def test_sequential_recipes_differ_from_adios_by_their_masks(name):
     assert {key for key in ours if ours[key] != theirs[key]} <= masks
     assert ours["masking"] == "sequential"
     assert ours["budget"] == (0.2,)
+
+
+def commands():
+    """Every command in the page on methods."""
+    page = CONFIGS.parent / "docs" / "methods.md"
+    return re.findall(r"`python bin/pretrain\.py ([^`]*)`", page.read_text())
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_of_the_page_can_be_run(command, monkeypatch):
+    monkeypatch.chdir(CONFIGS.parent)
+    if command == "--list":
+        return
+    config = cli.parse(PretrainConfig, command.split())
+    check_combination(config)
+
+
+def test_the_page_has_a_row_for_every_masking():
+    named = [cli.parse(PretrainConfig, c.split()[1:]).masking for c in commands() if "run_dir" in c]
+    ours = {n for n in MASKINGS if MASKINGS[n].__module__.startswith("adios_tf.")}
+    assert ours - set(named) == {"sequential_one"}
+    folders = re.findall(r"--run_dir=(\S+)", " ".join(commands()))
+    assert len(set(folders)) == len(folders) > 15
+
+
+def test_the_page_s_own_masking_works():
+    page = (CONFIGS.parent / "docs" / "methods.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    exec(code, {"__name__": "a_users_module"})
+    masks = MASKINGS["left_half"]().masks(tf.zeros((2, 4, 6, 3)), None, tf.constant([0, 0]))
+    np.testing.assert_array_equal(masks[..., 0], [[[1, 1, 1, 0, 0, 0]] * 4] * 2)

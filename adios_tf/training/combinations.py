@@ -31,11 +31,6 @@ def check_combination(config: PretrainConfig) -> None:
             f"--masking={name} makes sense with --fill={' or '.join(policy.fills)} only, "
             f"not with {config.fill}: its masks say how two images are mixed"
         )
-    if not policy.trains and config.update == "simultaneous":
-        raise UserError(
-            f"--update=simultaneous reverses a masker's gradient, and --masking={name} "
-            "trains no masker: leave --update out"
-        )
     if hides and fill.clean_weight is not None and config.batch_size < 2:
         raise UserError(f"--fill={config.fill} takes another image of the batch: it needs two")
     if config.objective == "moco":

@@ -45,7 +45,6 @@ REFUSED = {
     "no pair at all": ({"masking": "none", "clean_weight": 0.0}, "nothing to learn"),
     "Un-Mix without a mixture": ({"masking": "unmix", "fill": "erase"}, "--fill=mix"),
     "both without a mixture": ({"masking": "unmix_blocks", "fill": "noise"}, "--fill=mix"),
-    "no masker to reverse": ({"masking": "blocks", "update": "simultaneous"}, "trains no masker"),
     "nobody to mix with": ({"masking": "blocks", "fill": "mix", "batch_size": 1}, "needs two"),
     "a queue below a batch": ({"objective": "moco", "queue_size": 3}, "the 4 keys"),
     "a queue below two": ({"objective": "moco", "queue_size": 7, "symmetric": True}, "the 8 keys"),
