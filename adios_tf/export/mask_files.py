@@ -1,0 +1,240 @@
+"""Masks of a folder of images, as files: PNG, NPZ, overlay pictures and a contact sheet."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+from adios_tf import artifact
+from adios_tf.data.folders import IMAGE_ENDINGS
+from adios_tf.errors import UserError
+from adios_tf.registry import unknown_name
+from adios_tf.reporting import palette
+from adios_tf.reporting.page import code, escape, page, paragraph, section
+from adios_tf.reporting.panels import segmentation
+
+KINDS = {"png": ".png", "npz": ".npz", "overlay": ".png"}
+_STATE = "masks.json"
+_THUMBNAIL = 320  # pixels of the longer side of an overlay picture, at most
+_TINT = 0.55
+
+
+class MaskFiles(NamedTuple):
+    """What a run over a folder did: images answered now, done before, and {broken: why}."""
+
+    done: int
+    kept: int
+    broken: dict[str, str]
+    index: Path
+
+
+def write_masks(
+    run: Path | str,
+    images: Path | str,
+    out: Path | str,
+    kinds: Sequence[str] = tuple(KINDS),
+    batch_size: int = 32,
+    overwrite: bool = False,
+) -> MaskFiles:
+    """Writes the masks of every image below a folder; begun work is taken up where it stopped.
+
+    For an image `a/b.jpg` there will be, each in a folder of its kind:
+
+    - `png/a/b.jpg.png`: palette image of the picture's size; 0 where nothing is hidden, n where
+      mask n-1 hides most;
+    - `npz/a/b.jpg.npz`: `masks` float32 [S,S,N] in [0,1], 1 = hidden, and the picture's `size`
+      (height, width);
+    - `overlay/a/b.jpg.png`: the picture, tinted in the masks' colours.
+
+    `index.html` shows all overlays. Images are turned as their EXIF says.
+
+    Args:
+      run: a run folder or an export, with a masker.
+      images: the folder.
+      out: where to write; results of another model there are refused.
+      kinds: which of `KINDS`.
+      batch_size: images at a time.
+      overwrite: make everything anew.
+
+    Raises:
+      UserError: no masker, no images, an unknown kind, or results of another model.
+    """
+    root, out = Path(images).expanduser(), Path(out).expanduser()
+    for kind in kinds:
+        if kind not in KINDS:
+            raise unknown_name("kind of mask file", kind, KINDS)
+    if not root.is_dir():
+        raise UserError(f"--images={root} is not a folder")
+    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_ENDINGS and p.is_file())
+    files = [p for p in files if out.resolve() not in p.resolve().parents]
+    if not files:
+        raise UserError(f"--images={root} holds no images ({', '.join(IMAGE_ENDINGS)})")
+    model = artifact.load(run)
+    if model.masker is None:
+        raise UserError(f"--run={run} has no masker: it was pretrained without learned masks")
+    _claim(out, model, overwrite)
+    names = [path.relative_to(root).as_posix() for path in files]
+    todo = [name for name in names if overwrite or not _is_done(out, name, kinds)]
+    broken: dict[str, str] = {}
+    with tqdm(desc="masks", total=len(names), initial=len(names) - len(todo), unit="img") as bar:
+        for batch, failed in _answers(model, root, todo, batch_size):
+            broken |= failed
+            for name, picture, masks in batch:
+                _write(out, name, picture, masks, kinds)
+            bar.update(len(batch) + len(failed))
+    _write_index(out, root, [name for name in names if name not in broken], broken, model, kinds)
+    return MaskFiles(len(todo) - len(broken), len(names) - len(todo), broken, out / "index.html")
+
+
+def _claim(out: Path, model: artifact.PretrainedModel, overwrite: bool) -> None:
+    """Marks the folder as this model's; another model's masks must not get mixed in."""
+    digest = hashlib.sha256()
+    for weight in model.masker.weights:
+        digest.update(np.asarray(weight).tobytes())
+    mark = {"masker": digest.hexdigest(), "image_size": model.image_size}
+    state = out / _STATE
+    if state.exists() and not overwrite and json.loads(state.read_text()) != mark:
+        raise UserError(
+            f"{out} holds masks of another model: take another --out, or --overwrite them"
+        )
+    if out.exists() and any(out.iterdir()) and not state.exists():
+        raise UserError(f"{out} is not empty and holds no masks: name a new folder with --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        state.write_text(json.dumps(mark) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {out} ({error.strerror}): take another --out") from error
+
+
+def _path(out: Path, kind: str, name: str) -> Path:
+    return out / kind / f"{name}{KINDS[kind]}"
+
+
+def _is_done(out: Path, name: str, kinds: Sequence[str]) -> bool:
+    return all(_path(out, kind, name).exists() for kind in kinds)
+
+
+def _read(path: Path) -> np.ndarray | str:
+    """Returns uint8 [H,W,3], or why there is none."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except Exception as error:  # Pillow's decoders raise what they like
+        return " ".join(str(error).split()) or type(error).__name__
+
+
+def _answers(
+    model: artifact.PretrainedModel, root: Path, names: Sequence[str], batch_size: int
+) -> Iterator[tuple[list[tuple[str, np.ndarray, np.ndarray]], dict[str, str]]]:
+    """Yields ([(name, picture [H,W,3], masks [S,S,N])], {broken name: why}) of each batch."""
+    side = model.image_size
+
+    @tf.function(input_signature=[tf.TensorSpec([None, side, side, 3], tf.float32)])
+    def answer(images: tf.Tensor) -> tf.Tensor:
+        return model.masker(model.normalize(images), training=False)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(names), batch_size):
+            part = names[start : start + batch_size]
+            read = dict(zip(part, pool.map(_read, (root / name for name in part)), strict=True))
+            failed = {name: x for name, x in read.items() if isinstance(x, str)}
+            pictures = {name: x for name, x in read.items() if name not in failed}
+            found = []
+            if pictures:
+                resized = [model.resize(x[None]) for x in pictures.values()]
+                masks = answer(tf.concat(resized, axis=0)).numpy()
+                found = list(zip(pictures, pictures.values(), masks, strict=True))
+            yield found, failed
+
+
+def _labels(picture: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """The mask that hides most at every pixel of the picture: uint8 [H,W], 0 = none."""
+    height, width = picture.shape[:2]
+    enlarged = tf.image.resize(masks[None], (height, width), "bilinear").numpy()
+    return (segmentation(enlarged)[0] + 1).astype(np.uint8)
+
+
+def _write(
+    out: Path, name: str, picture: np.ndarray, masks: np.ndarray, kinds: Sequence[str]
+) -> None:
+    labels = _labels(picture, masks) if {"png", "overlay"} & set(kinds) else None
+    for kind in kinds:
+        path = _path(out, kind, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(path.name + ".part")
+        with fresh.open("wb") as file:
+            if kind == "npz":
+                np.savez_compressed(file, masks=masks, size=np.array(picture.shape[:2]))
+            elif kind == "png":
+                image = Image.fromarray(labels)
+                image.putpalette(_palette())
+                image.save(file, "PNG", optimize=True)
+            else:
+                _overlay(picture, labels).save(file, "PNG")
+        fresh.replace(path)
+
+
+def _palette() -> list[int]:
+    colours = [palette.rgb(palette.NOTHING), *(palette.rgb(palette.slot(n)) for n in range(255))]
+    return [value for colour in colours for value in colour]
+
+
+def _overlay(picture: np.ndarray, labels: np.ndarray) -> Image.Image:
+    colours = np.array(_palette(), np.float32).reshape(-1, 3)[labels]
+    tint = np.where(labels[..., None] > 0, _TINT, 0.0)
+    image = Image.fromarray(np.round(picture * (1 - tint) + colours * tint).astype(np.uint8))
+    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    return image
+
+
+_SHEET = """<style>
+.sheet { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)) }
+.sheet img { width: 100%; image-rendering: pixelated; }
+.sheet figcaption { overflow-wrap: anywhere; }
+.slot { display: inline-block; width: .9em; height: .9em; margin: 0 .3em 0 1em; }
+</style>"""
+
+
+def _write_index(
+    out: Path,
+    root: Path,
+    names: Sequence[str],
+    broken: dict[str, str],
+    model: artifact.PretrainedModel,
+    kinds: Sequence[str],
+) -> None:
+    slots = model.masker.output_shape[-1]
+    legend = "".join(
+        f'<span class="slot" style="background:{palette.slot(n)}"></span>mask {n}'
+        for n in range(slots)
+    )
+    shown = []
+    for name in names:
+        links = " ".join(
+            f'<a href="{quote(_path(Path(), kind, name).as_posix())}">{kind}</a>' for kind in kinds
+        )
+        image = ""
+        if "overlay" in kinds:
+            source = quote(_path(Path(), "overlay", name).as_posix())
+            image = f'<img loading="lazy" src="{source}" alt="masks of {escape(name)}">'
+        shown.append(f"<figure>{image}<figcaption>{escape(name)} {links}</figcaption></figure>")
+    parts = [
+        _SHEET,
+        f"<h1>Masks of {escape(root.name)}</h1>",
+        paragraph(f"{len(names)} images, {slots} masks each; colour = the mask that hides most."),
+        f"<p>{legend}</p>",
+        f'<div class="sheet">{"".join(shown)}</div>',
+    ]
+    if broken:
+        lines = "\n".join(f"{name}: {why}" for name, why in broken.items())
+        parts.append(section(f"{len(broken)} images could not be read", code(lines)))
+    (out / "index.html").write_text(page(f"Masks of {root.name}", *parts))
