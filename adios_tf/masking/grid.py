@@ -1,6 +1,7 @@
 """Masks on a coarse grid: grown blocks and single cells (MixMask), and what they share."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -25,6 +26,24 @@ def upsample(grid: tf.Tensor, height: int, width: int) -> tf.Tensor:
     rows = tf.range(height) * grid.shape[1] // height
     columns = tf.range(width) * grid.shape[2] // width
     return tf.gather(tf.gather(grid, rows, axis=1), columns, axis=2)
+
+
+def rectangles(
+    begins: Sequence[tf.Tensor], sides: Sequence[tf.Tensor | float], shape: Sequence[int]
+) -> tf.Tensor:
+    """Returns one rectangle per image, bool [B,height,width].
+
+    Args:
+      begins: first row and first column, each [B].
+      sides: height and width, each [B] or a number.
+      shape: of the image.
+    """
+    within = []
+    for begin, side, pixels in zip(begins, sides, shape, strict=True):
+        line = tf.range(pixels, dtype=tf.float32)
+        end = (begin + side)[:, None]
+        within.append((line >= begin[:, None]) & (line < end))
+    return within[0][:, :, None] & within[1][:, None, :]
 
 
 def choose(noise: tf.Tensor, number: tf.Tensor | int) -> tf.Tensor:
@@ -79,7 +98,6 @@ def grow_blocks(draw: Draw, size: int, target: int, seed: tf.Tensor) -> tf.Tenso
       bool [B,size,size]; may fall short of the target.
     """
     least, longest = min(4, target), size if size < 4 else size - 1
-    line = tf.range(size, dtype=tf.float32)
 
     def room_left(grid: tf.Tensor) -> tf.Tensor:
         return target - tf.reduce_sum(tf.cast(grid, tf.float32), (1, 2))
@@ -92,11 +110,9 @@ def grow_blocks(draw: Draw, size: int, target: int, seed: tf.Tensor) -> tf.Tenso
         aspect = tf.exp((2 * u[1] - 1) * LOG_ASPECT)
         height = tf.round(tf.sqrt(area * aspect))
         width = tf.round(tf.sqrt(area / aspect))
-        top = tf.floor(u[2] * (size - height + 1))[:, None]
-        left = tf.floor(u[3] * (size - width + 1))[:, None]
-        in_rows = (line >= top) & (line < top + height[:, None])
-        in_columns = (line >= left) & (line < left + width[:, None])
-        block = in_rows[:, :, None] & in_columns[:, None, :]
+        top = tf.floor(u[2] * (size - height + 1))
+        left = tf.floor(u[3] * (size - width + 1))
+        block = rectangles((top, left), (height, width), (size, size))
         new = tf.reduce_sum(tf.cast(block & ~grid, tf.float32), (1, 2))
         open_ = (room > 0) & (failed < ATTEMPTS)
         taken = open_ & (height <= longest) & (width <= longest) & (new > 0) & (new <= room)

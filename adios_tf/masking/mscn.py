@@ -11,7 +11,7 @@ import tensorflow as tf
 from adios_tf.errors import UserError
 from adios_tf.masking.base import MASKINGS, Masking, Masks
 from adios_tf.masking.draws import fold, per_image
-from adios_tf.masking.grid import check_ratio, choose, upsample
+from adios_tf.masking.grid import check_ratio, choose, rectangles, upsample
 
 _COLOURS = 3
 
@@ -60,13 +60,12 @@ class MSCN(Masking):
         by_colour = kind[:, 1] < self.channel_prob
 
         u = tf.unstack(draw(fold(seed, 1), 2), axis=1)
-        within = []
-        for place, pixels in zip(u, (height, width), strict=True):
-            side = max(1, round(self.focal_side * pixels))
-            begin = tf.floor(place * (pixels - side + 1))[:, None]
-            line = tf.range(pixels, dtype=tf.float32)
-            within.append((line >= begin) & (line < begin + side))
-        outside = ~(within[0][:, :, None] & within[1][:, None, :])
+        sides = [max(1, round(self.focal_side * pixels)) for pixels in (height, width)]
+        begins = [
+            tf.floor(place * (pixels - side + 1))
+            for place, pixels, side in zip(u, (height, width), sides, strict=True)
+        ]
+        outside = ~rectangles(begins, sides, (height, width))
 
         cells = self.grid_size**2
         kept = self.keep_least + draw(fold(seed, 2), 1) * (self.keep_most - self.keep_least)

@@ -7,7 +7,7 @@ import tensorflow as tf
 from adios_tf.errors import UserError
 from adios_tf.masking.base import MASKINGS, Masking
 from adios_tf.masking.draws import fold, per_image
-from adios_tf.masking.grid import check_ratio, choose, kept_cells
+from adios_tf.masking.grid import check_ratio, choose, kept_cells, rectangles
 
 LEAST_AREA = 64
 ASPECTS = 0.3, 1 / 0.3
@@ -69,11 +69,10 @@ class Rectangles(Masking):
     def masks(
         self, images: tf.Tensor, truth: tf.Tensor | None, seed: tf.Tensor, training: bool = True
     ) -> tf.Tensor:
-        rows, (height, width) = tf.shape(images)[0], images.shape[1:3]
+        rows, size = tf.shape(images)[0], images.shape[1:3]
         draw = per_image(rows)
-        asked = int((1 - self.keep_ratio) * height * width + 1e-6)
+        asked = int((1 - self.keep_ratio) * size[0] * size[1] + 1e-6)
         least = min(LEAST_AREA, asked // 2)
-        lines = tf.range(height, dtype=tf.float32), tf.range(width, dtype=tf.float32)
 
         def unfinished(hidden: tf.Tensor) -> tf.Tensor:
             share = tf.reduce_mean(tf.cast(hidden, tf.float32), (1, 2))
@@ -86,18 +85,18 @@ class Rectangles(Masking):
             area = least + tf.floor(u[0] * tf.maximum(asked - last_height - least, 1.0))
             aspect = ASPECTS[0] + u[1] * (ASPECTS[1] - ASPECTS[0])
             sides = tf.floor(tf.sqrt(area * aspect)), tf.floor(tf.sqrt(area / aspect))
-            within = []
-            for side, place, line in zip(sides, u[2:], lines, strict=True):
-                side = tf.minimum(side, float(line.shape[0]))
-                begin = tf.floor(place * (line.shape[0] - side + 1))[:, None]
-                within.append((line >= begin) & (line < begin + side[:, None]))
-            block = within[0][:, :, None] & within[1][:, None, :]
+            cut = [tf.minimum(side, float(p)) for side, p in zip(sides, size, strict=True)]
+            begins = [
+                tf.floor(place * (pixels - side + 1))
+                for place, pixels, side in zip(u[2:], size, cut, strict=True)
+            ]
+            block = rectangles(begins, cut, size)
             grown = hidden | (block & unfinished(hidden)[:, None, None])
             return step + 1, grown, sides[0]
 
         _, hidden, _ = tf.while_loop(
             lambda step, hidden, last: tf.reduce_any(unfinished(hidden)),
             add,
-            (tf.constant(0), tf.zeros([rows, height, width], tf.bool), tf.zeros([rows])),
+            (tf.constant(0), tf.zeros([rows, *size], tf.bool), tf.zeros([rows])),
         )
         return tf.cast(hidden, tf.float32)[..., None]

@@ -11,7 +11,7 @@ import tensorflow as tf
 from adios_tf.errors import UserError
 from adios_tf.masking.base import MASKINGS, Masking
 from adios_tf.masking.draws import fold, per_batch, per_image
-from adios_tf.masking.grid import Blocks
+from adios_tf.masking.grid import Blocks, rectangles
 
 _BISECTIONS = 24
 
@@ -24,13 +24,10 @@ def boxes(share: tf.Tensor, place: tf.Tensor, height: int, width: int) -> tf.Ten
       place: [B,2] in [0,1), where its centre lies; what reaches beyond the image is cut off.
       height, width: of the image.
     """
-    within = []
-    for axis, pixels in enumerate((height, width)):
-        half = tf.floor(tf.floor(pixels * tf.sqrt(share)) / 2)
-        centre = tf.floor(place[:, axis] * pixels)
-        line = tf.range(pixels, dtype=tf.float32)
-        within.append((line >= (centre - half)[:, None]) & (line < (centre + half)[:, None]))
-    return within[0][:, :, None] & within[1][:, None, :]
+    halves = [tf.floor(tf.floor(pixels * tf.sqrt(share)) / 2) for pixels in (height, width)]
+    centres = [tf.floor(place[:, n] * pixels) for n, pixels in enumerate((height, width))]
+    begins = [centre - half for centre, half in zip(centres, halves, strict=True)]
+    return rectangles(begins, [2 * half for half in halves], (height, width))
 
 
 def symmetric_beta(uniform: tf.Tensor, beta: float) -> tf.Tensor:

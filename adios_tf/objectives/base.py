@@ -58,9 +58,11 @@ class Objective(keras.layers.Layer):
 
     Attributes:
       masked_views: which of the two views get an occluded copy by default.
+      direction_weight: what each of the two directions of a pair of views counts.
     """
 
     masked_views: tuple[str, ...] = ("view2",)
+    direction_weight: float = 1.0
 
     def __init__(
         self,
@@ -90,7 +92,8 @@ class Objective(keras.layers.Layer):
 
     def symmetric(self, first: str, second: str) -> tuple[Pair, ...]:
         """The method's own loss between two views, as pairs."""
-        return (Pair(first, second), Pair(second, first))
+        weight = self.direction_weight
+        return (Pair(first, second, weight), Pair(second, first, weight))
 
     def occluded_pairs(self, masked_views: Sequence[str]) -> tuple[Pair, ...]:
         """The pairs of one mask slot: each occluded view with the other clean one."""
@@ -134,6 +137,15 @@ class Momentum(Objective):
         super().__init__(encoder, projector, predictor, **kwargs)
         self.ema_base, self.ema_final, self.total_steps = ema_base, ema_final, total_steps
         self.target_encoder, self.target_projector = copy_of(encoder), copy_of(projector)
+
+    def embed(self, images: tf.Tensor, query: bool, key: bool, training: bool = True) -> Embedding:
+        features = projection = None
+        if query:
+            features = self.encoder(images, training=training)
+            projection = self.projector(features, training=training)
+            if self.predictor is not None:
+                projection = self.predictor(projection, training=training)
+        return Embedding(features, projection, self.target(images, training) if key else None)
 
     def target(self, images: tf.Tensor, training: bool) -> tf.Tensor:
         """Projections of the moving average, without gradient.

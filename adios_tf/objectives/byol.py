@@ -35,14 +35,5 @@ class BYOL(Momentum):
         predictor = predictor or build_predictor("byol", output_dim, predictor_dim, output_dim)
         super().__init__(encoder, projector, predictor, **kwargs)
 
-    def embed(self, images: tf.Tensor, query: bool, key: bool, training: bool = True) -> Embedding:
-        features = prediction = None
-        if query:
-            features = self.encoder(images, training=training)
-            prediction = self.predictor(
-                self.projector(features, training=training), training=training
-            )
-        return Embedding(features, prediction, self.target(images, training) if key else None)
-
     def distance(self, query: Embedding, key: Embedding) -> tf.Tensor:
         return 2 + 2 * negative_cosine(query.query, key.key)

@@ -8,8 +8,16 @@ import math
 import tensorflow as tf
 
 from adios_tf import replicas
+from adios_tf.errors import UserError
 
 _NORM_FLOOR = 1e-12
+
+
+def check_temperature(temperature: float) -> float:
+    """Returns the temperature; raises `UserError` unless it is above 0."""
+    if not temperature > 0:
+        raise UserError(f"temperature must be above 0, got {temperature}; 0.2 is usual")
+    return temperature
 
 
 def at_least_float32(x: tf.Tensor) -> tf.Tensor:

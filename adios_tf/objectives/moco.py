@@ -9,7 +9,7 @@ from adios_tf import replicas
 from adios_tf.errors import UserError
 from adios_tf.nets import build_projector
 from adios_tf.objectives.base import OBJECTIVES, Embedding, Momentum, Pair
-from adios_tf.objectives.losses import info_nce, normalise
+from adios_tf.objectives.losses import check_temperature, info_nce, normalise
 
 
 def _unit_rows(shape: tuple[int, ...], dtype: str | None = None) -> tf.Tensor:
@@ -45,25 +45,17 @@ class MoCo(Momentum):
         ema_base: float = 0.999,
         projector: keras.Model | None = None,
     ):
-        if not temperature > 0:
-            raise UserError(f"temperature must be above 0, got {temperature}; 0.2 is usual")
         projector = projector or build_projector(
             "moco", encoder.output_shape[-1], hidden_dim, output_dim
         )
         super().__init__(encoder, projector, ema_base=ema_base)
-        self.temperature, self.both_directions = temperature, symmetric
+        self.temperature = check_temperature(temperature)
+        self.both_directions = symmetric
         shared = {"trainable": False, "aggregation": "only_first_replica"}
         self.queue = self.add_weight(
             (queue_size, projector.output_shape[-1]), _unit_rows, name="queue", **shared
         )
         self.queue_place = self.add_weight((), "zeros", dtype="int32", name="queue_place", **shared)
-
-    def embed(self, images: tf.Tensor, query: bool, key: bool, training: bool = True) -> Embedding:
-        features = projection = None
-        if query:
-            features = self.encoder(images, training=training)
-            projection = self.projector(features, training=training)
-        return Embedding(features, projection, self.target(images, training) if key else None)
 
     def distance(self, query: Embedding, key: Embedding) -> tf.Tensor:
         return info_nce(query.query, key.key, self.queue, self.temperature)

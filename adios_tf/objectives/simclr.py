@@ -5,20 +5,23 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from adios_tf.errors import UserError
 from adios_tf.nets import build_projector
-from adios_tf.objectives.base import OBJECTIVES, Embedding, Objective, Pair
-from adios_tf.objectives.losses import nt_xent_rows
+from adios_tf.objectives.base import OBJECTIVES, Embedding, Objective
+from adios_tf.objectives.losses import check_temperature, nt_xent_rows
 
 
 @OBJECTIVES.register("simclr", "contrast with all other images of the batch (NT-Xent)")
 class SimCLR(Objective):
     """Projections are query and key at once; gradient flows through both.
 
+    Half of each direction: NT-Xent is the mean over the rows of both.
+
     Args:
       temperature: of NT-Xent (0.2 in the ADIOS recipes).
       hidden_dim, output_dim: of the projector.
     """
+
+    direction_weight = 0.5
 
     def __init__(
         self,
@@ -29,13 +32,11 @@ class SimCLR(Objective):
         projector: keras.Model | None = None,
         **kwargs: Any,
     ):
-        if not temperature > 0:
-            raise UserError(f"temperature must be above 0, got {temperature}; 0.2 is usual")
         projector = projector or build_projector(
             "simclr", encoder.output_shape[-1], hidden_dim, output_dim
         )
         super().__init__(encoder, projector, **kwargs)
-        self.temperature = temperature
+        self.temperature = check_temperature(temperature)
 
     def embed(self, images: tf.Tensor, query: bool, key: bool, training: bool = True) -> Embedding:
         features = self.encoder(images, training=training)
@@ -44,7 +45,3 @@ class SimCLR(Objective):
 
     def distance(self, query: Embedding, key: Embedding) -> tf.Tensor:
         return nt_xent_rows(query.query, key.key, self.temperature)
-
-    def symmetric(self, first: str, second: str) -> tuple[Pair, ...]:
-        """Half of each direction: NT-Xent is the mean over the rows of both."""
-        return (Pair(first, second, 0.5), Pair(second, first, 0.5))

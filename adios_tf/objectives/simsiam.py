@@ -26,6 +26,7 @@ class SimSiam(Objective):
     """
 
     masked_views = ("view1", "view2")
+    direction_weight = 0.5
 
     def __init__(
         self,
@@ -55,9 +56,6 @@ class SimSiam(Objective):
 
     def distance(self, query: Embedding, key: Embedding) -> tf.Tensor:
         return negative_cosine(query.query, key.key)
-
-    def symmetric(self, first: str, second: str) -> tuple[Pair, ...]:
-        return (Pair(first, second, 0.5), Pair(second, first, 0.5))
 
     def occluded_pairs(self, masked_views: Sequence[str]) -> tuple[Pair, ...]:
         pairs = []
