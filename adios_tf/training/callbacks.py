@@ -126,16 +126,17 @@ class Monitor(keras.callbacks.Callback):
         self._picture_every, self._images_per_epoch = picture_every, images_per_epoch
         self._stop_on_collapse, self._epochs = stop_on_collapse, epochs
         self._writer = tf.summary.create_file_writer(str(run_dir / "tensorboard"))
-        self._started = time.perf_counter()
+        self._started, self._rates_at_begin = time.perf_counter(), {}
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self._started = time.perf_counter()
+        self._rates_at_begin = self._rates()  # at its end, they are already the next epoch's
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         seconds = time.perf_counter() - self._started
         record = {"epoch": epoch + 1, "step": int(self.model.step.numpy())}
         record |= {name: float(value) for name, value in (logs or {}).items()}
-        record |= self._rates()
+        record |= self._rates_at_begin
         record |= {"seconds": seconds, "images_per_second": self._images_per_epoch / seconds}
         record |= self._health()
         last = epoch + 1 == self._epochs
