@@ -9,7 +9,9 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -17,6 +19,7 @@ import tensorflow as tf
 from adios_tf.cli import parse
 from adios_tf.errors import UserError
 from adios_tf.reporting.tables import read_jsonl
+from adios_tf.training.callbacks import Guard
 from adios_tf.training.config import PretrainConfig
 from adios_tf.training.run import pretrain
 
@@ -271,6 +274,22 @@ def test_no_checkpoint_inside_an_epoch_holds_nan(folder, tmp_path):
     saved = list((tmp_path / "run" / "checkpoints").glob("*.index"))
     if saved:
         finite_checkpoint(tmp_path / "run")
+
+
+def test_weights_are_looked_at_before_every_save():
+    """The loss of a step is that of the weights before it, and finite while they are lost."""
+    weight = keras.Variable([1.0, 2.0])
+    count = keras.Variable(0, dtype="int64")
+    guard = Guard(saves=2)
+    guard.set_model(SimpleNamespace(variables=[count, weight], step=count))
+    guard.on_epoch_begin(0)
+    guard.on_train_batch_end(0, {"distance": 1.0})
+    weight.assign([1.0, np.nan])
+    with pytest.raises(UserError, match="is not finite after batch 2"):
+        guard.on_train_batch_end(1, {"distance": 1.0})
+    guard.on_train_batch_end(2, {"distance": 1.0})  # no save here
+    with pytest.raises(UserError, match="is not finite after epoch 1"):
+        guard.on_epoch_end(0, {"distance": 1.0})
 
 
 def test_a_collapsed_run_stops(folder, tmp_path, monkeypatch):
