@@ -101,6 +101,8 @@ def load_examples(
       UserError: unknown, not prepared, no such split, empty, or unreadable images.
     """
     if info.folder:
+        if class_list:
+            raise UserError("--class_list is for TFDS data sets: a folder has the classes it has")
         return _folder(info, split, limit, skip_broken)
     return _tfds(info, split, data_dir, download, limit, class_list)
 

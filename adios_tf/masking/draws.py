@@ -37,5 +37,5 @@ def fold(seed: tf.Tensor, number: int | tf.Tensor) -> tf.Tensor:
 
 def permutation(rows: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Returns a random order of the global batch, int32 [R*rows]."""
-    everybody = tf.range(rows * replicas.count())
-    return tf.random.experimental.stateless_shuffle(everybody, seed)
+    # An argsort rather than a shuffle, which XLA cannot compile.
+    return tf.argsort(tf.random.stateless_uniform([rows * replicas.count()], seed))

@@ -79,7 +79,7 @@ class Checkpoints:
         try:
             status = self._holder.restore(path)
             status.assert_existing_objects_matched()
-        except (AssertionError, ValueError, tf.errors.OpError) as error:
+        except (AssertionError, ValueError, IndexError, tf.errors.OpError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(
                 f"checkpoint {path} cannot be restored ({reason}); delete it to fall back on an "
