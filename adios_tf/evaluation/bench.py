@@ -1,6 +1,7 @@
 """The bench that protocols work at: one encoder, one data set, features made once."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from adios_tf.errors import UserError
 from adios_tf.evaluation.backgrounds import challenge_folders
 from adios_tf.evaluation.checks import checked_labels
 from adios_tf.evaluation.config import EvaluateConfig, command
-from adios_tf.evaluation.data import Look, Split, open_pair, open_split
+from adios_tf.evaluation.crops import Augmentation
+from adios_tf.evaluation.data import Split, open_pair, open_split
 from adios_tf.evaluation.features import encode_batches, feature_function
 from adios_tf.evaluation.linear import Batches, ProbeResult, Standardizer
+from adios_tf.evaluation.look import Look
 from adios_tf.evaluation.rows import Row
 
 
@@ -109,13 +112,29 @@ class Bench:
 
         return encode_batches(self._function, batches(), size, len(images), title)
 
+    @property
+    def probe_augmentation(self) -> Augmentation:
+        return Augmentation(self.config.sgd_augmentation, self.config.sgd_min_scale)
+
+    @property
+    def tuning_augmentation(self) -> Augmentation:
+        return Augmentation(self.config.finetune_augmentation, self.config.finetune_min_scale)
+
     def augmented_features(self, rows: np.ndarray, prepare: Standardizer, seed: int) -> Batches:
-        """Returns `batches(epoch)` of standardised features of augmented train images."""
+        """Returns `batches(epoch)` of standardised features of augmented train images.
+
+        Epochs come in their order, each once.
+        """
         config = self.config
-        crops = self.train.crops(rows, config.sgd_batch_size, config.sgd_min_scale, seed)
+        stream = iter(
+            self.train.augmented(
+                rows, config.sgd_batch_size, config.sgd_epochs, seed, self.probe_augmentation
+            )
+        )
+        steps = -(-len(rows) // config.sgd_batch_size)
 
         def batches(epoch: int):
-            for images, labels in crops(epoch):
+            for images, labels in itertools.islice(stream, steps):
                 yield prepare(self._function(images).numpy()), labels
 
         return batches

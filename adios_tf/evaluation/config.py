@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from adios_tf.cli import flag_lines, setting
 from adios_tf.evaluation.backgrounds import VARIANTS
 from adios_tf.evaluation.corruptions import CORRUPTIONS, SEVERITIES
-from adios_tf.evaluation.defaults import LEARNING_RATES, STRENGTHS
+from adios_tf.evaluation.defaults import AUGMENTATIONS, LEARNING_RATES, STRENGTHS
 
 # Groups that every protocol reads; "output" says where results go and makes no number.
 SHARED = ("input", "data", "features")
@@ -93,6 +93,12 @@ class EvaluateConfig:
         (60, 80), "epochs at which the rate falls to a tenth", "linear_sgd", least=0
     )
     sgd_batch_size: int = setting(128, "images per update", "linear_sgd", least=1)
+    sgd_augmentation: str = setting(
+        "auto",
+        "linear_augmented: resized crops, or small shifts as on CIFAR; auto = shifts up to 32 px",
+        "linear_sgd",
+        choices=AUGMENTATIONS,
+    )
     sgd_min_scale: float = setting(
         0.08, "linear_augmented: smallest area of a crop", "linear_sgd", above=0, most=1
     )
@@ -106,6 +112,9 @@ class EvaluateConfig:
     finetune_weight_decay: float = setting(5e-4, "decoupled", "finetune", least=0)
     finetune_warmup_epochs: float = setting(1.0, "linear, from 0", "finetune", least=0)
     finetune_batch_size: int = setting(128, "images per update", "finetune", least=1)
+    finetune_augmentation: str = setting(
+        "auto", "as --sgd_augmentation", "finetune", choices=AUGMENTATIONS
+    )
     finetune_min_scale: float = setting(0.3, "smallest area of a crop", "finetune", above=0, most=1)
     batchnorm: str = setting(
         "train",

@@ -1,20 +1,20 @@
-"""One split of a data set as the protocols read it: batches, crops, labels, label maps."""
+"""One split of a data set as the protocols read it: batches, labels, label maps."""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from adios_tf.data.augment import AugmentConfig, crop_resize, crop_resize_batch, draw
 from adios_tf.data.catalog import DatasetInfo
-from adios_tf.data.geometry import normalize
 from adios_tf.data.pipeline import evaluation_dataset
 from adios_tf.data.sources import Examples, load_examples
 from adios_tf.errors import UserError
 from adios_tf.evaluation.config import EvaluateConfig
+from adios_tf.evaluation.crops import Augmentation, augmented_batches
+from adios_tf.evaluation.look import Look
 from adios_tf.evaluation.splits import split_validation
 
 MEMORY_BYTES = 2 * 2**30  # decoded images up to so much are kept
@@ -23,27 +23,6 @@ FOLDER_TEST_SHARE = 0.2
 
 # Label maps in which 0 is a class like any other, and the value that means "unlabelled".
 _NO_BACKGROUND = {"camvid_240x180": 11}
-
-
-@dataclasses.dataclass(frozen=True)
-class Look:
-    """How an encoder wants its images.
-
-    Attributes:
-      size: side S.
-      mean, std: per channel, of images in [0,1].
-      resize, crop_ratio: see `adios_tf.data.geometry.evaluation_transform`.
-    """
-
-    size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    resize: str = "squash"
-    crop_ratio: float = 0.875
-
-    def __str__(self) -> str:
-        kept = f" of {self.crop_ratio:g}" if self.resize == "center_crop" else ""
-        return f"{self.size} px, {self.resize}{kept}"
 
 
 class Split:
@@ -111,69 +90,38 @@ class Split:
             return np.where(maps == _NO_BACKGROUND[self.name], -1, maps + 1)
         return maps
 
-    def crops(
-        self, rows: np.ndarray, batch_size: int, min_scale: float, seed: int
-    ) -> Callable[[int], tf.data.Dataset]:
-        """Returns `batches(epoch)`: random resized crops and flips of the chosen images.
-
-        A crop depends on (seed, epoch, index), the order on (seed, epoch).
+    def augmented(
+        self,
+        rows: np.ndarray,
+        batch_size: int,
+        epochs: int,
+        seed: int,
+        augmentation: Augmentation,
+    ) -> tf.data.Dataset:
+        """Returns augmented batches of the chosen images; see `augmented_batches`.
 
         Args:
           rows: [m] indices of the images.
-          batch_size: B; the last batch may be smaller.
-          min_scale: smallest area of a crop.
-          seed: of order and crops.
-
-        Returns:
-          epoch -> dataset of (normalised images [B,S,S,3] float32, labels [B] int64).
         """
-        look = self.look
-        config = AugmentConfig(
-            look.size, min_scale, jitter_prob=0, gray_prob=0, blur_prob=0, solarize_prob=0
+        source, buffer = self._examples.dataset, SHUFFLE_BUFFER
+        if len(rows) < self.count:
+            chosen = self._chosen(rows)
+            source = source.filter(lambda one: chosen[one["index"]])
+        if _small(self._examples, len(rows)):
+            buffer = len(rows)
+            source = source.cache()
+        return augmented_batches(
+            source, len(rows), batch_size, epochs, seed, self.look, augmentation, buffer
         )
+
+    def _chosen(self, rows: np.ndarray) -> tf.Tensor:
         chosen = np.zeros(self.count, bool)
         chosen[rows] = True
-        chosen = tf.constant(chosen)
-        source = self._examples.dataset
-        if len(rows) < self.count:
-            source = source.filter(lambda one: chosen[one["index"]])
-            if _small(self._examples, len(rows)):
-                source = source.cache()
-        alike = source.element_spec["image"].shape.is_fully_defined()
-
-        def draws(epoch: int, index: tf.Tensor) -> tf.Tensor:
-            own = tf.constant(seed * 1_000_003 + epoch, tf.int64)
-            return draw(tf.stack([own, index]))
-
-        def finish(planes: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            images = tf.transpose(planes, [0, 2, 3, 1])
-            return normalize(images, look.mean, look.std), labels
-
-        def batches(epoch: int) -> tf.data.Dataset:
-            def one(example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
-                drawn = draws(epoch, example["index"])
-                if alike:
-                    return example["image"], drawn, example["label"]
-                planes, _ = crop_resize(example["image"], drawn, config)
-                return planes, example["label"]
-
-            def crop(images: tf.Tensor, drawn: tf.Tensor, labels: tf.Tensor) -> tuple:
-                planes, _ = crop_resize_batch(images, drawn, config)
-                return finish(planes, labels)
-
-            order = seed * 1_000_003 + epoch
-            shuffled = source.shuffle(min(len(rows), SHUFFLE_BUFFER), seed=order)
-            dataset = shuffled.map(one, tf.data.AUTOTUNE, deterministic=True).batch(batch_size)
-            dataset = dataset.map(crop if alike else finish, tf.data.AUTOTUNE, deterministic=True)
-            return dataset.prefetch(2)
-
-        return batches
+        return tf.constant(chosen)
 
     def part(self, rows: np.ndarray) -> "Split":
         """Returns the split of some of its images, in the same order."""
-        chosen = np.zeros(self.count, bool)
-        chosen[rows] = True
-        chosen = tf.constant(chosen)
+        chosen = self._chosen(rows)
         kept = self._examples.dataset.filter(lambda one: chosen[one["index"]]).enumerate()
         dataset = kept.map(lambda index, one: one | {"index": index})
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(rows)))

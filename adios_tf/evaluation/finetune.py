@@ -5,8 +5,6 @@ The official ADIOS code keeps BatchNorm in inference mode while it fine-tunes
 Departures: Keras's decoupled weight decay, no LARS, a head that starts from zero.
 """
 
-from collections.abc import Callable
-
 import keras
 import numpy as np
 import tensorflow as tf
@@ -65,7 +63,7 @@ class Classifier(keras.Model):
 
 def fine_tune(
     encoder: keras.Model,
-    batches: Callable[[int], tf.data.Dataset],
+    batches: tf.data.Dataset,
     steps: int,
     classes: int,
     epochs: int = 30,
@@ -80,7 +78,7 @@ def fine_tune(
 
     Args:
       encoder: images -> features [B,D]; changed in place.
-      batches: `batches(epoch)` gives that epoch's (normalised images [B,S,S,3], labels [B]).
+      batches: (normalised images [B,S,S,3], labels [B]), epochs * steps times.
       steps: batches per epoch.
       classes: C.
       epochs, learning_rate, warmup_epochs, weight_decay, momentum: of SGD; biases and norms
@@ -109,15 +107,12 @@ def fine_tune(
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer, loss)
     with tqdm(desc="fine-tune", total=epochs * steps, delay=2, disable=not progress) as bar:
-        watch = _Progress(bar)
-        for epoch in range(epochs):
-            model.fit(
-                batches(epoch),
-                initial_epoch=epoch,
-                epochs=epoch + 1,
-                steps_per_epoch=steps,
-                shuffle=False,
-                verbose=0,
-                callbacks=[watch],
-            )
+        model.fit(
+            batches,
+            epochs=epochs,
+            steps_per_epoch=steps,
+            shuffle=False,
+            verbose=0,
+            callbacks=[_Progress(bar)],
+        )
     return model

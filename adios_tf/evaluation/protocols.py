@@ -133,7 +133,7 @@ def _sgd_rows(bench: Bench, augmented: bool) -> list[Draft]:
         "solver": f"SGD, batch {config.sgd_batch_size}",
         "epochs": config.sgd_epochs,
         "decay at": " ".join(map(str, config.sgd_decay_epochs)),
-        "augmentation": f"crop from {config.sgd_min_scale:g}, flip" if augmented else "none",
+        "augmentation": bench.probe_augmentation.line(bench.look.size) if augmented else "none",
     }
     return _probe_rows(bench, "learning rate", results, settings, ("linear", "linear_sgd"))
 
@@ -158,7 +158,8 @@ def _tuned(bench: Bench, rows: np.ndarray, seed: int) -> tuple[np.ndarray, int]:
     size = min(config.finetune_batch_size, len(rows))
     steps = math.ceil(len(rows) / size)
     epochs = max(config.finetune_epochs, math.ceil(config.finetune_steps / steps))
-    batches = bench.train.crops(rows, size, config.finetune_min_scale, seed)
+    augmentation = bench.tuning_augmentation
+    batches = bench.train.augmented(rows, size, epochs, seed, augmentation)
     model = fine_tune(
         bench.fresh_encoder(),
         batches,
@@ -190,7 +191,7 @@ def _tuned_rows(bench: Bench, variant: str, choose, groups, changed: dict) -> li
         "weight decay": config.finetune_weight_decay,
         "epochs": epochs,
         "batch": min(config.finetune_batch_size, len(rows)),
-        "augmentation": f"crop from {config.finetune_min_scale:g}, flip",
+        "augmentation": bench.tuning_augmentation.line(bench.look.size),
         "BatchNorm": config.batchnorm,
         "layers": "all",
     }

@@ -10,7 +10,9 @@ from adios_tf.data.catalog import describe
 from adios_tf.data.geometry import evaluation_transform
 from adios_tf.errors import UserError
 from adios_tf.evaluation.config import EvaluateConfig
-from adios_tf.evaluation.data import Look, open_pair, open_split
+from adios_tf.evaluation.crops import Augmentation
+from adios_tf.evaluation.data import open_pair, open_split
+from adios_tf.evaluation.look import Look
 
 LOOK = Look(16, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
 
@@ -18,11 +20,6 @@ LOOK = Look(16, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
 def split(root, **settings):
     config = EvaluateConfig(dataset=str(root), batch_size=7, **settings)
     return open_split(config, describe(str(root)), "all", 0, LOOK)
-
-
-def epoch(batches, number):
-    images, labels = zip(*batches(number), strict=True)
-    return np.concatenate(images), np.concatenate(labels)
 
 
 def test_batches_are_prepared_in_order(pictures):
@@ -47,40 +44,6 @@ def test_pictures_are_what_batches_show(pictures):
     assert np.abs(images[:7] / 255 - raw).max() <= 0.5 / 255 + 1e-6
 
 
-@pytest.mark.parametrize("alike", [False, True], ids=["any sizes", "one size"])
-def test_crops_repeat_and_differ_as_they_should(pictures, alike):
-    if alike:
-        config = EvaluateConfig(dataset="shapes")
-        found = open_split(config, describe("shapes"), "test", 40, LOOK)
-    else:
-        found = split(pictures)
-    rows = np.array([3, 8, 20, 21, 33])
-    crops = found.crops(rows, 2, 0.3, seed=1)
-    images, labels = epoch(crops, 0)
-    assert images.shape == (5, 16, 16, 3)
-    assert sorted(labels) == sorted(found.labels[rows])
-    again = epoch(found.crops(rows, 2, 0.3, seed=1), 0)
-    np.testing.assert_array_equal(images, again[0])
-    np.testing.assert_array_equal(labels, again[1])
-    for other in (epoch(crops, 1), epoch(found.crops(rows, 2, 0.3, seed=2), 0)):
-        assert not np.allclose(np.sort(images.ravel()), np.sort(other[0].ravel()))
-    # A crop is that of its image, whichever others are chosen and however they are batched.
-    alone, _ = epoch(found.crops(rows[:1], 5, 0.3, seed=1), 0)
-    nearest = np.abs(images - alone).reshape(5, -1).max(axis=1)
-    assert nearest.min() < 1e-4
-
-
-def test_crops_see_the_whole_image_at_scale_one(pictures):
-    """With the whole area and no other ratio, what is left is the image or its mirror image."""
-    found = split(pictures)
-    images, _ = epoch(found.crops(np.arange(60), 60, 0.999, seed=0), 0)
-    plain = np.concatenate([batch["image"] for batch in found.batches()])
-    correlations = [
-        max(np.corrcoef(image.ravel(), one.ravel())[0, 1] for one in plain) for image in images
-    ]
-    assert np.median(correlations) > 0.5
-
-
 def test_an_undivided_folder_is_divided_by_class(pictures):
     info = describe(str(pictures))
     train, test = open_pair(EvaluateConfig(dataset=str(pictures)), info, LOOK)
@@ -88,7 +51,7 @@ def test_an_undivided_folder_is_divided_by_class(pictures):
     assert np.bincount(test.labels).tolist() == [4, 4, 4]
     both = np.concatenate([train.pictures(), test.pictures()])
     assert len(np.unique(both.reshape(60, -1), axis=0)) == 60
-    images, labels = epoch(train.crops(np.arange(48), 48, 0.5, 0), 0)
+    [(images, labels)] = train.augmented(np.arange(48), 48, 1, 0, Augmentation())
     assert len(images) == 48
     assert np.bincount(labels).tolist() == [16] * 3
     with pytest.raises(UserError, match="not divided"):

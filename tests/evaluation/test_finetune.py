@@ -30,8 +30,9 @@ def stripes(count, seed=0):
 IMAGES, LABELS = stripes(64)
 
 
-def batches(epoch):
-    return tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).shuffle(64, seed=epoch).batch(16)
+def batches(epochs):
+    images = tf.data.Dataset.from_tensor_slices((IMAGES, LABELS))
+    return images.shuffle(64, seed=1).batch(16).repeat(epochs)
 
 
 def norms(model):
@@ -45,7 +46,7 @@ def norms(model):
 
 def test_it_learns_and_every_layer_moves(encoder):
     before = [w.numpy() for w in encoder.trainable_weights]
-    model = fine_tune(encoder, batches, 4, 2, epochs=15, learning_rate=0.2)
+    model = fine_tune(encoder, batches(15), 4, 2, epochs=15, learning_rate=0.2)
     test_images, test_labels = stripes(64, seed=1)
     right = (model.predict(test_images, verbose=0).argmax(1) == test_labels).mean()
     assert right > 0.9
@@ -56,7 +57,7 @@ def test_it_learns_and_every_layer_moves(encoder):
 @pytest.mark.parametrize("policy", ["train", "frozen"])
 def test_batchnorm_follows_its_flag(encoder, policy):
     old = norms(encoder)
-    model = fine_tune(encoder, batches, 4, 2, epochs=1, batchnorm=policy)
+    model = fine_tune(encoder, batches(1), 4, 2, epochs=1, batchnorm=policy)
     moved = [np.abs(a - b).max() > 0 for a, b in zip(old, norms(model), strict=True)]
     assert moved == [policy == "train"] * 2
     alone = model.predict(IMAGES[:1], verbose=0)
@@ -65,9 +66,9 @@ def test_batchnorm_follows_its_flag(encoder, policy):
 
 def test_it_repeats(encoder):
     start = encoder.get_weights()
-    first = fine_tune(encoder, batches, 4, 2, epochs=2).get_weights()
+    first = fine_tune(encoder, batches(2), 4, 2, epochs=2).get_weights()
     encoder.set_weights(start)
-    second = fine_tune(encoder, batches, 4, 2, epochs=2).get_weights()
+    second = fine_tune(encoder, batches(2), 4, 2, epochs=2).get_weights()
     for one, other in zip(first, second, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -81,6 +82,6 @@ def test_bad_input(encoder):
     with pytest.raises(UserError, match="train, frozen"):
         Classifier(encoder, 2, "eval")
     with pytest.raises(UserError, match="no batch"):
-        fine_tune(encoder, batches, 0, 2)
+        fine_tune(encoder, batches(1), 0, 2)
     with pytest.raises(UserError, match="diverged"):
-        fine_tune(encoder, batches, 4, 2, epochs=9, learning_rate=1e18, warmup_epochs=0)
+        fine_tune(encoder, batches(9), 4, 2, epochs=9, learning_rate=1e18, warmup_epochs=0)

@@ -88,7 +88,7 @@ def test_rows_say_how_they_were_made(everything):
     assert 9 <= semi.settings["labelled images"] <= 18  # one or two of each class
     assert semi.settings["epochs"] == 3
     augmented = found["linear_augmented", "", "top1"]
-    assert augmented.settings["augmentation"] == "crop from 0.08, flip"
+    assert augmented.settings["augmentation"] == "shift by up to 4 px, flip"
     assert float(augmented.settings["validation"]) > 0
     learned, random = (found["masks", name, "ari"] for name in ("learned", "random"))
     assert learned.settings["slots"] == 3
