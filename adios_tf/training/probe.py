@@ -43,3 +43,8 @@ class Probe(keras.layers.Layer):
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.maximum(labels, 0), logits)
         right = tf.cast(tf.equal(tf.argmax(logits, -1), tf.cast(labels, tf.int64)), logits.dtype)
         return tf.reduce_sum(losses * known) / count, tf.reduce_sum(right * known) / count
+
+    def inference_model(self) -> keras.Model:
+        """A model that maps features [B,D] to logits [B,C], to be saved."""
+        features = keras.Input((self.classifier.kernel.shape[0],))
+        return keras.Model(features, self.classifier(features), name="classifier")

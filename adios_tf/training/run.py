@@ -223,6 +223,8 @@ def _save_model(
         "std": list(info.std),
         "class_names": list(train.class_names),
         "backbone": config.backbone,
+        "stem": config.stem,
+        "padding": config.padding,
         "objective": config.objective,
         "masking": config.masking,
         "fill": config.fill,
@@ -238,6 +240,9 @@ def _save_model(
         model.objective.projector,
         model.inference_masker(config.image_size),
         model.objective.predictor,
+        target_encoder=getattr(model.objective, "target_encoder", None),
+        target_projector=getattr(model.objective, "target_projector", None),
+        classifier=model.probe.inference_model() if model.probe is not None else None,
     )
 
 

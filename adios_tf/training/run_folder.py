@@ -59,6 +59,12 @@ def bring_weights(config: PretrainConfig, model: Pretrainer) -> None:
     """Copies the weights of another run's networks into this one's."""
     source = artifact.load(config.init_from)
     objective = model.objective
+    for fact in ("stem", "padding"):
+        theirs = source.info.get(fact, getattr(config, fact))
+        if theirs != getattr(config, fact):
+            raise UserError(
+                f"--init_from={config.init_from} was built with --{fact}={theirs}: pass the same"
+            )
     parts = [("encoder", source.encoder, objective.encoder)]
     if config.init_parts == "all":
         parts += [("projector", source.projector, objective.projector)]
@@ -80,9 +86,10 @@ def bring_weights(config: PretrainConfig, model: Pretrainer) -> None:
             )
         for slow, fast in zip(wanted, given, strict=True):
             slow.assign(fast)
-    if hasattr(objective, "target_encoder"):
-        objective.target_encoder.set_weights(objective.encoder.get_weights())
-        objective.target_projector.set_weights(objective.projector.get_weights())
+    for part in ("encoder", "projector") if hasattr(objective, "target_encoder") else ():
+        slow = getattr(source, f"target_{part}", None) if config.init_parts == "all" else None
+        weights = (slow or getattr(objective, part)).get_weights()
+        getattr(objective, f"target_{part}").set_weights(weights)
     tqdm.write(f"weights of {', '.join(name for name, _, _ in parts)} from {config.init_from}")
 
 
