@@ -1,8 +1,10 @@
 """Names for the words of the library, so that adding one is one file and one line."""
 
 import difflib
+import importlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from adios_tf.errors import UserError
@@ -86,3 +88,21 @@ def construct(factory: Callable[..., Any], available: dict[str, Any], **given: A
             break
     chosen = {n: v for n, v in available.items() if n in named and v is not None}
     return factory(**(chosen | given))
+
+
+def import_plugins(names: Sequence[str]) -> None:
+    """Imports a user's own modules, which register own words: objectives, maskings, protocols, ....
+
+    Raises:
+      UserError: a module that cannot be imported.
+    """
+    if names and "" not in sys.path:
+        sys.path.insert(0, "")
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise UserError(
+                f"--plugins={name} cannot be imported ({error}): name a module that lies in this "
+                "directory or on PYTHONPATH, without .py"
+            ) from error

@@ -122,10 +122,10 @@ def pretrain_dataset(
 
     def order(epoch: tf.Tensor) -> tf.Tensor:
         """The images of an epoch that are still to come, [k,B]."""
-        shuffled = tf.random.experimental.stateless_shuffle(
+        permuted = tf.random.experimental.stateless_shuffle(
             tf.range(examples.count, dtype=tf.int64), tf.stack([views.seed, epoch])
         )
-        return tf.reshape(shuffled[: steps * batch_size], [steps, batch_size])[done(epoch) :]
+        return tf.reshape(permuted[: steps * batch_size], [steps, batch_size])[done(epoch) :]
 
     def done(epoch: tf.Tensor) -> tf.Tensor:
         return tf.where(epoch == start_epoch, tf.constant(start_step, tf.int64), 0)
@@ -174,13 +174,13 @@ def _shuffler(examples: Examples, seed: int) -> Callable[[tf.Tensor, tf.Tensor],
     buffer = max(1, min(examples.count, int(SHUFFLE_BYTES / np.mean(sizes))))
 
     def epoch_of(epoch: tf.Tensor, skipped: tf.Tensor) -> tf.data.Dataset:
-        rest = _shuffled(small, buffer, tf.constant(seed, tf.int64), epoch).skip(skipped)
+        rest = shuffled(small, buffer, tf.constant(seed, tf.int64), epoch).skip(skipped)
         return rest if encoded is None else _parallel(rest, encoded.decode)
 
     return epoch_of
 
 
-def _shuffled(
+def shuffled(
     dataset: tf.data.Dataset, buffer: int, seed: tf.Tensor, epoch: tf.Tensor
 ) -> tf.data.Dataset:
     """`dataset.shuffle` with a seed that is a tensor.

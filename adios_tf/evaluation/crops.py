@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from adios_tf.data.augment import AugmentConfig, crop_resize, crop_resize_batch, draw
 from adios_tf.data.geometry import evaluation_transform, normalize
-from adios_tf.data.pipeline import _shuffled
+from adios_tf.data.pipeline import shuffled
 from adios_tf.errors import UserError
 from adios_tf.evaluation.defaults import AUGMENTATIONS
 from adios_tf.evaluation.look import Look
@@ -104,7 +104,7 @@ def augmented_batches(
         return normalize(images, look.mean, look.std), labels
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        order = _shuffled(source, min(count, buffer), tf.constant(seed, tf.int64), epoch)
+        order = shuffled(source, min(count, buffer), tf.constant(seed, tf.int64), epoch)
         found = order.map(lambda e: one(epoch, e), tf.data.AUTOTUNE, deterministic=True)
         return found.batch(batch_size)
 

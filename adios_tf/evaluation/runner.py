@@ -1,9 +1,8 @@
 """Runs protocols on a saved encoder: one table, JSON, CSV and plots."""
 
 import dataclasses
-import importlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from adios_tf.evaluation.plots import plot_corruptions, plot_rows
 from adios_tf.evaluation.protocols import PROTOCOLS
 from adios_tf.evaluation.rows import JSON, Row, text_table, write_results
 from adios_tf.evaluation.side_by_side import compare_runs, run_settings
+from adios_tf.registry import import_plugins
 
 
 def evaluate(config: EvaluateConfig) -> list[Row]:
@@ -108,22 +108,6 @@ def writable(folder: Path) -> None:
         raise UserError(
             f"cannot write results to {folder} ({error.strerror}): name another with --out"
         ) from error
-
-
-def import_plugins(names: Sequence[str]) -> None:
-    """Imports a user's modules: own protocols, or the Keras layers of an own encoder.
-
-    Raises:
-      UserError: a module that cannot be imported.
-    """
-    for name in names:
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
-            raise UserError(
-                f"--plugins={name} cannot be imported ({error}): name a module on PYTHONPATH, "
-                "without .py"
-            ) from error
 
 
 def program(config: EvaluateConfig) -> None:

@@ -24,6 +24,7 @@ from adios_tf.data import (
     pretrain_dataset,
 )
 from adios_tf.errors import UserError
+from adios_tf.registry import import_plugins
 from adios_tf.reporting.curves import draw_curves
 from adios_tf.reporting.report import write_report
 from adios_tf.reporting.tables import format_table, read_jsonl, write_json
@@ -35,7 +36,6 @@ from adios_tf.training.distribution import strategy_for
 from adios_tf.training.judge import Judge
 from adios_tf.training.pretrainer import Pretrainer
 from adios_tf.training.run_folder import environment, start_run
-from adios_tf.training.words import import_plugins
 
 HEALTH_IMAGES = 256
 

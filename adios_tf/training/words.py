@@ -1,32 +1,12 @@
 """What can be named in flags."""
 
-import sys
 from collections.abc import Sequence
-from importlib import import_module
 
 from adios_tf.data import CATALOG
-from adios_tf.errors import UserError
 from adios_tf.masking import FILLS, MASKINGS
 from adios_tf.nets import BACKBONES
 from adios_tf.objectives import OBJECTIVES
-
-
-def import_plugins(names: Sequence[str]) -> None:
-    """Imports a user's own modules, which register objectives, maskings, fills or backbones.
-
-    Raises:
-      UserError: a module that cannot be imported.
-    """
-    if names and "" not in sys.path:
-        sys.path.insert(0, "")
-    for name in names:
-        try:
-            import_module(name)
-        except ImportError as error:
-            raise UserError(
-                f"--plugins={name} cannot be imported ({error}): name a module that lies in this "
-                "directory or on PYTHONPATH, without .py"
-            ) from error
+from adios_tf.registry import import_plugins
 
 
 def list_words(plugins: Sequence[str] = ()) -> None:
