@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from adios_tf.data import AugmentConfig, Examples, pretrain_dataset, throughput
 from adios_tf.reporting.tables import format_table, write_json
 from adios_tf.training.build import build_pretrainer
 from adios_tf.training.config import PretrainConfig
+from adios_tf.training.memory import peak_memory_mb
 from adios_tf.training.pretrainer import Pretrainer
 
 
@@ -221,7 +221,7 @@ def _peak_memory(config: BenchmarkConfig, masking: str, lean_memory: bool) -> fl
     batch = _batch(config)
     for _ in range(3):
         step(batch)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_memory_mb()
 
 
 def _memory(config: BenchmarkConfig) -> dict[str, Any]:

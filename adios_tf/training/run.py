@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from adios_tf.training.checkpoints import Checkpoints, SaveCheckpoints
 from adios_tf.training.config import PretrainConfig
 from adios_tf.training.distribution import strategy_for
 from adios_tf.training.judge import Judge
+from adios_tf.training.memory import peak_memory_mb
 from adios_tf.training.pretrainer import Pretrainer
 from adios_tf.training.run_folder import environment, start_run
 
@@ -267,11 +267,10 @@ def _saved_before(run_dir: Path) -> dict[str, Any]:
 def _speed(run_dir: Path) -> dict[str, Any]:
     records = read_jsonl(run_dir / "metrics.jsonl")
     speeds = [record["images_per_second"] for record in records]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {
         "epochs": len(records),
         "images_per_second": float(np.median(speeds)) if speeds else None,
-        "peak_memory_mb": peak,
+        "peak_memory_mb": peak_memory_mb(),
     }
 
 
