@@ -43,7 +43,7 @@ def compare(one, other, tolerance=1e-5):
     [
         ("simclr", "adversarial", "alternating", "lars"),
         ("byol", "adversarial_one", "alternating", "lars"),
-        ("simsiam", "adversarial", "simultaneous", "adamw"),
+        ("simsiam", "adversarial", "simultaneous", "sgd"),
     ],
 )
 def test_two_devices_equal_one(tmp_path, objective, masking, update, optimizer):
