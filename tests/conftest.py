@@ -1,6 +1,7 @@
 """Shared options and fixtures."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -25,6 +26,25 @@ def golden_dir(request: pytest.FixtureRequest) -> Path:
     if not folder.is_dir():
         raise pytest.UsageError(f"--golden={folder} is not a directory")
     return folder
+
+
+@pytest.fixture(scope="session")
+def golden_file(golden_dir: Path) -> Callable[[str], Path]:
+    """Returns the path of a golden file by its name.
+
+    Skips a file that `left_out.txt` names, fails on any other that lacks.
+    """
+
+    def path(name: str) -> Path:
+        found = golden_dir / name
+        left_out = golden_dir / "left_out.txt"
+        if not found.exists():
+            if left_out.exists() and name in left_out.read_text().split():
+                pytest.skip(f"{name} is left out of this copy for its size; see --golden")
+            pytest.fail(f"golden file {name} is missing")
+        return found
+
+    return path
 
 
 @pytest.fixture(scope="session")

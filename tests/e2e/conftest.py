@@ -15,7 +15,7 @@ PLUGIN = '''
 import keras
 from adios_tf.nets import BACKBONES
 
-@BACKBONES.register("one_convolution", "for tests of whole runs")
+@BACKBONES.register("test_layer", "for tests of whole runs")
 def one_convolution(name, image_size, in_channels, plan):
     x = images = keras.Input((image_size, image_size, in_channels))
     x = keras.layers.Conv2D(8, 4, strides=4, use_bias=False)(x)
@@ -76,7 +76,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def plugin(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Name of a module on the path that registers the encoder `one_convolution`."""
+    """Name of a module on the path that registers the encoder `test_layer`."""
     home = tmp_path_factory.mktemp("plugin")
     (home / "plugin_of_tests.py").write_text(PLUGIN)
     sys.path.insert(0, str(home))

@@ -25,7 +25,7 @@ from adios_tf.training.run import pretrain
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = (
-    "--image_size=32 --batch_size=8 --epochs=1 --warmup_epochs=0 --backbone=one_convolution "
+    "--image_size=32 --batch_size=8 --epochs=1 --warmup_epochs=0 --backbone=test_layer "
     "--hidden_dim=8 --output_dim=8 --masking=none --picture_every=0"
 ).split()
 
@@ -59,7 +59,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(autouse=True)
 def words(plugin):
-    """The encoder `one_convolution` of the tests' plugin."""
+    """The encoder `test_layer` of the tests' plugin."""
     return __import__(plugin)
 
 

@@ -18,7 +18,7 @@ from adios_tf.training.config import PretrainConfig
 from adios_tf.training.run import pretrain
 from adios_tf.training.words import list_words
 
-TINY = "--plugins={plugin} --backbone=one_convolution --image_size=16 --hidden_dim=8 --output_dim=8"
+TINY = "--plugins={plugin} --backbone=test_layer --image_size=16 --hidden_dim=8 --output_dim=8"
 RUNS = {
     "objects": TINY
     + """ --dataset=mini --data_dir={prepared} --download --class_list={classes}
@@ -148,7 +148,7 @@ def test_a_finished_run_does_not_train_on(runs):
 def test_the_list_of_words(plugin, capsys):
     list_words((plugin,))
     told = capsys.readouterr().out
-    for word in ("--objective", "simclr", "sequential", "mix", "one_convolution", "cifar10"):
+    for word in ("--objective", "simclr", "sequential", "mix", "test_layer", "cifar10"):
         assert word in told
 
 

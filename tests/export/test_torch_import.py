@@ -35,15 +35,15 @@ def assert_same_state(one, other):
 
 
 @pytest.fixture(scope="module")
-def golden_features(golden_dir):
-    return np.load(golden_dir / "resnet18_features.npz")
+def golden_features(golden_file):
+    return np.load(golden_file("resnet18_features.npz"))
 
 
 @pytest.fixture(scope="module", params=METHODS)
-def imported(request, golden_dir, tmp_path_factory):
+def imported(request, golden_file, tmp_path_factory):
     """Returns (method, checkpoint file, what the import said)."""
     method = request.param
-    file = golden_dir / f"torch_checkpoint_{method}.ckpt"
+    file = golden_file(f"torch_checkpoint_{method}.ckpt")
     absent = () if method == "simclr_adios" else ("encoder", "target_encoder")
     run = tmp_path_factory.mktemp("import") / method
     done = import_torch(file, run, file.with_suffix(".args.json"), allow_missing=absent)

@@ -85,7 +85,9 @@ def test_parameters_of_vit_tiny_at_224():
 
 
 def test_every_name_is_covered_and_described():
-    assert {*PUBLISHED, *PUBLISHED_LARGE, *FAMILIES, "resnet34_v2"} == set(BACKBONES)
+    # Other test modules register encoders of their own in this process, named test_*.
+    ours = {name for name in BACKBONES if not name.startswith("test_")}
+    assert {*PUBLISHED, *PUBLISHED_LARGE, *FAMILIES, "resnet34_v2"} == ours
     assert all(0 < len(line) < 80 for line in BACKBONES.lines().values())
 
 

@@ -8,21 +8,10 @@ import numpy as np
 import pytest
 
 
-def present(path: Path) -> Path:
-    """Returns the path; skips a file that `left_out.txt` names, fails on any other that lacks."""
-    if not path.exists():
-        left_out = path.with_name("left_out.txt")
-        if left_out.exists() and path.name in left_out.read_text().split():
-            pytest.skip(f"{path.name} is left out of this copy for its size; see --golden")
-        pytest.fail(f"golden file {path.name} is missing")
-    return path
-
-
 class Golden:
     """One golden file; a name that is not in it is a failure that names it."""
 
     def __init__(self, path: Path):
-        present(path)
         self._file = np.load(path)
         self.path = path
         self.meta = json.loads(str(self._file["meta_json"]))
@@ -44,12 +33,6 @@ class Golden:
 
 
 @pytest.fixture
-def golden(golden_dir: Path) -> Callable[[str], Golden]:
+def golden(golden_file: Callable[[str], Path]) -> Callable[[str], Golden]:
     """Returns a reader of golden files by name."""
-    return lambda name: Golden(golden_dir / f"{name}.npz")
-
-
-@pytest.fixture(scope="module")
-def golden_file(golden_dir: Path) -> Callable[[str], Path]:
-    """Returns the path of a golden file by its name."""
-    return lambda name: present(golden_dir / name)
+    return lambda name: Golden(golden_file(f"{name}.npz"))

@@ -30,7 +30,7 @@ CASES = {
     "objects of others": {"objective": "simclr", "masking": "objects", "object_shuffle": True},
 }
 CONFIG = PretrainConfig(
-    backbone="tiny_for_replicas",
+    backbone="test_replicas",
     image_size=SIDE,
     batch_size=BATCH,
     hidden_dim=8,
@@ -49,7 +49,7 @@ CONFIG = PretrainConfig(
 )
 
 
-@BACKBONES.register("tiny_for_replicas", "one convolution, for a test")
+@BACKBONES.register("test_replicas", "one convolution, for a test")
 def tiny_backbone(name, image_size, in_channels, plan):
     x = images = keras.Input((image_size, image_size, in_channels))
     x = keras.layers.Conv2D(8, 4, strides=4, use_bias=False)(x)

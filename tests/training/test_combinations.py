@@ -63,7 +63,7 @@ REFUSED = {
 }
 
 
-@BACKBONES.register("tiny_for_combinations", "one convolution, for a test")
+@BACKBONES.register("test_combinations", "one convolution, for a test")
 def tiny_backbone(name, image_size, in_channels, plan):
     x = images = keras.Input((image_size, image_size, in_channels))
     x = keras.layers.Conv2D(8, 4, strides=4, use_bias=False)(x)
@@ -73,7 +73,7 @@ def tiny_backbone(name, image_size, in_channels, plan):
 
 
 CONFIG = PretrainConfig(
-    backbone="tiny_for_combinations",
+    backbone="test_combinations",
     image_size=SIDE,
     batch_size=BATCH,
     hidden_dim=8,

@@ -24,7 +24,7 @@ CASES = {
     "per colour, symmetric": {"objective": "moco", "masking": "mscn", "symmetric": True},
 }
 CONFIG = PretrainConfig(
-    backbone="tiny_for_resume",
+    backbone="test_resume",
     image_size=SIDE,
     batch_size=BATCH,
     hidden_dim=8,
@@ -41,7 +41,7 @@ CONFIG = PretrainConfig(
 )
 
 
-@BACKBONES.register("tiny_for_resume", "one convolution, for a test")
+@BACKBONES.register("test_resume", "one convolution, for a test")
 def tiny_backbone(name, image_size, in_channels, plan):
     x = images = keras.Input((image_size, image_size, in_channels))
     x = keras.layers.Conv2D(8, 4, strides=4, use_bias=False)(x)
