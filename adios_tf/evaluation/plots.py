@@ -95,3 +95,23 @@ def plot_comparison(comparisons: Sequence[Comparison], path: Path) -> Path:
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", fontsize=8)
     figure.suptitle("value x 100; * differs from the first, p < 0.05", fontsize=8)
     return _save(figure, path)
+
+
+def plot_study(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
+    """Draws kNN and linear accuracy of each method: mean, spread, every run as a point."""
+    figure = Figure((8, 1.2 + 0.3 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    for number, (name, label) in enumerate((("knn", "kNN"), ("linear", "linear"))):
+        colour, shift = palette.slot(number), 0.3 * number - 0.15
+        for place, row in enumerate(rows):
+            mean, std = 100 * row[name]["mean"], 100 * (row[name]["std"] or 0)
+            axes.barh(place + shift, mean, 0.3, color=colour, label=label if not place else None)
+            points = 100 * np.array(row[name]["values"])
+            axes.plot(points, [place + shift] * len(points), "k.", ms=3)
+            axes.errorbar(mean, place + shift, xerr=std, color="black", lw=1)
+    axes.set_yticks(range(len(rows)), [row["method"] for row in rows], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("top-1 accuracy, %")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper right", ncols=2, fontsize=8)
+    return _save(figure, path)

@@ -86,7 +86,7 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
     summary = _before(run_dir, judge) if done == 0 else _saved_before(run_dir)
     earlier = sum(record["seconds"] for record in read_jsonl(run_dir / "metrics.jsonl"))
     views, pictures = _fixed_batches(config, info, train)
-    augmentation = _augmentation(config)
+    augmentation = augmentation_of(config)
     epoch, step = divmod(done, steps_per_epoch)
     data = pretrain_dataset(
         train,
@@ -156,7 +156,7 @@ def _open(config: PretrainConfig, info: DatasetInfo, split: str) -> Examples:
 # ------------------------------------------------------------------ training
 
 
-def _augmentation(config: PretrainConfig) -> AugmentConfig:
+def augmentation_of(config: PretrainConfig) -> AugmentConfig:
     names = {field.name for field in dataclasses.fields(AugmentConfig)}
     chosen = {k: v for k, v in dataclasses.asdict(config).items() if k in names}
     return AugmentConfig(**chosen)
@@ -204,7 +204,7 @@ def _fixed_batches(
         dataset=train.dataset.take(HEALTH_IMAGES),
         count=min(HEALTH_IMAGES, train.count),
     )
-    augmentation = _augmentation(config)
+    augmentation = augmentation_of(config)
     views = pretrain_dataset(
         some, some.count, augmentation, augmentation, info.mean, info.std, cache="no"
     )

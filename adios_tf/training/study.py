@@ -1,0 +1,384 @@
+"""Every method of a list at one fixed budget, over several seeds, in one table."""
+
+import concurrent.futures
+import dataclasses
+import json
+import math
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from adios_tf import cli
+from adios_tf.cli import setting
+from adios_tf.data import describe, load_examples, pretrain_dataset
+from adios_tf.errors import UserError
+from adios_tf.evaluation.compare import RunScores, significance
+from adios_tf.evaluation.config import EvaluateConfig
+from adios_tf.evaluation.plots import plot_study
+from adios_tf.evaluation.rows import JSON, read_results
+from adios_tf.evaluation.runner import evaluate
+from adios_tf.registry import import_plugins
+from adios_tf.reporting.tables import format_table, write_json, write_text
+from adios_tf.training.build import build_pretrainer
+from adios_tf.training.combinations import check_combination
+from adios_tf.training.config import PretrainConfig
+from adios_tf.training.run import augmentation_of, pretrain
+
+SCORES = {"knn": "kNN", "linear": "linear", "mask_ari": "mask ARI"}
+_LEVEL = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyConfig:
+    """What `bin/study.py` compares."""
+
+    base: tuple[str, ...] = setting(
+        ("configs/study/shapes.flags",),
+        "flagfiles of what all methods share, one per data",
+        "study",
+    )
+    methods: str = setting("configs/study/methods.txt", "file of lines `name: flags`", "study")
+    seeds: tuple[int, ...] = setting((0, 1, 2), "of pretraining", "study", least=0)
+    out: str = setting("runs/study", "folder that the study writes", "study")
+    data_dir: str = setting("", "where prepared TFDS data sets lie", "study")
+    jobs: int = setting(1, "runs at a time", "study", least=1)
+    train_images: int = setting(
+        10000, "kNN and linear learn from the first so many images; 0 = all", "evaluation", least=0
+    )
+    rounds: int = setting(5, "timed steps of each method, in turn; 0 = none", "timing", least=0)
+    only_run: str = setting("", "internal: make one run", "internal")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One method with one seed on one data set."""
+
+    base: str
+    method: str
+    config: PretrainConfig
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.config.run_dir)
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "evaluation" / "study"
+
+    @property
+    def done(self) -> bool:
+        return (self.results / JSON).exists()
+
+
+def study(config: StudyConfig) -> list[dict[str, Any]]:
+    """Trains and evaluates whatever is not there yet, then compares.
+
+    Each run is a process of its own and a run folder `OUT/BASE/METHOD/SEED`; a study that was
+    stopped goes on where it was. Writes study.json, study.txt and a picture per data set.
+
+    Returns:
+      One row per data set and method, as in study.json.
+
+    Raises:
+      UserError: a mistake in the settings, before anything runs.
+    """
+    runs = plan(config)
+    if config.only_run:
+        _make(next(run for run in runs if run.config.run_dir == config.only_run), config)
+        return []
+    failures = _train(runs, config)
+    rows = []
+    for base in dict.fromkeys(run.base for run in runs):
+        ours = [run for run in runs if run.base == base and run.done]
+        rows += compare_methods(ours, seconds_per_step(ours, config.rounds))
+    out = Path(config.out)
+    write_json(out / "study.json", {"settings": dataclasses.asdict(config), "rows": rows})
+    text = "\n\n".join(
+        f"{base}\n{study_table([row for row in rows if row['base'] == base])}"
+        for base in dict.fromkeys(row["base"] for row in rows)
+    )
+    write_text(out / "study.txt", text + "\n")
+    print(text)
+    for base in dict.fromkeys(row["base"] for row in rows):
+        plot_study([row for row in rows if row["base"] == base], out / f"{base}.png")
+    for run, reason in failures.items():
+        print(f"not in the table: {run}: {reason}", file=sys.stderr)
+    print(f"written to {out} (study.json, study.txt, a picture per data set)")
+    return rows
+
+
+# ------------------------------------------------------------------ what to run
+
+
+def read_methods(path: str | Path) -> dict[str, list[str]]:
+    """Returns {name: flags} of a file with lines `name: flags`; `#` begins a comment line.
+
+    Raises:
+      UserError: no such file, a line without a colon, a name that stands twice, no line at all.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--methods: cannot read {path}: {error}") from error
+    methods: dict[str, list[str]] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        name, colon, flags = (part.strip() for part in line.partition(":"))
+        if not (name and colon):
+            raise UserError(f"{path}, line {number}: write `name: --flag=value ...`")
+        if name in methods:
+            raise UserError(f"{path}, line {number}: there is a {name!r} already")
+        methods[name] = shlex.split(flags)
+    if not methods:
+        raise UserError(f"--methods: {path} names no method")
+    return methods
+
+
+def plan(config: StudyConfig) -> list[Run]:
+    """Returns the runs of a study, seed by seed, so that a table can be made of a part.
+
+    Raises:
+      UserError: unreadable files, flags that nothing understands, a combination that makes no
+        sense, two bases of one name, or a run folder made with other settings.
+    """
+    if not config.base or not config.seeds:
+        raise UserError("name at least one flagfile in --base and one seed in --seeds")
+    names = [Path(base).stem for base in config.base]
+    if len(set(names)) < len(names):
+        raise UserError("--base: two flagfiles have one name; rename one")
+    methods = read_methods(config.methods)
+    runs = []
+    for seed in config.seeds:
+        for name, base in zip(names, config.base, strict=True):
+            for method, flags in methods.items():
+                folder = Path(config.out, name, method.replace("/", "-"), str(seed))
+                argv = [f"--flagfile={base}", *flags, f"--seed={seed}", f"--run_dir={folder}"]
+                argv += [f"--data_dir={config.data_dir}"] if config.data_dir else []
+                try:
+                    settings = cli.parse(PretrainConfig, argv)
+                    import_plugins(settings.plugins)
+                    check_combination(settings)
+                except UserError as error:
+                    raise UserError(f"{method} with {base}: {error}") from error
+                runs.append(Run(name, method, settings))
+                _same_settings(runs[-1])
+    return runs
+
+
+def _same_settings(run: Run) -> None:
+    """Raises `UserError` where the run folder was made with other settings."""
+    file = run.folder / "flags.txt"
+    if not file.exists():
+        return
+    found = cli.parse(PretrainConfig, [f"--flagfile={file}"])
+    wanted = dataclasses.replace(run.config, image_size=found.image_size)
+    if found != wanted:
+        raise UserError(
+            f"{run.folder} was made with other settings: take another --out, or remove that folder"
+        )
+
+
+# ------------------------------------------------------------------ running
+
+
+def _make(run: Run, config: StudyConfig) -> None:
+    """Pretrains and evaluates one run, in this process."""
+    pretrain(run.config)
+    evaluate(
+        EvaluateConfig(
+            run=str(run.folder),
+            protocols=("knn", "linear"),
+            knn_k=(20,),
+            train_images=config.train_images,
+            out=str(run.results),
+        )
+    )
+
+
+def _train(runs: Sequence[Run], config: StudyConfig) -> dict[str, str]:
+    """Makes the runs that are not done; returns {folder: last line} of those that failed."""
+    left = [run for run in runs if not run.done]
+    failures = {}
+    cores = max(1, (os.cpu_count() or 1) // config.jobs)
+    threads = {f"TF_NUM_{kind}OP_THREADS": str(cores) for kind in ("INTRA", "INTER")}
+    flags = cli.flag_lines(dataclasses.replace(config, rounds=0))
+
+    def start(run: Run) -> str:
+        run.folder.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, sys.argv[0], *flags, f"--only_run={run.folder}"]
+        log = run.folder.parent / f"{run.config.seed}.log"
+        with log.open("w") as file:
+            done = subprocess.run(
+                command,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(threads if config.jobs > 1 else {})},
+                check=False,
+            )
+        lines = log.read_text(errors="replace").strip().splitlines()
+        return "" if done.returncode == 0 else f"{lines[-1] if lines else 'killed'} ({log})"
+
+    with concurrent.futures.ThreadPoolExecutor(config.jobs) as pool:
+        pending = {pool.submit(start, run): run for run in left}
+        finished = concurrent.futures.as_completed(pending)
+        try:
+            for one in tqdm(finished, total=len(left), desc="study", unit="run"):
+                if one.result():
+                    failures[str(pending[one].folder)] = one.result()
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return failures
+
+
+def seconds_per_step(runs: Sequence[Run], rounds: int) -> dict[str, float]:
+    """Returns {method: median seconds of a training step}, the methods timed in turn."""
+    steps = {}
+    if not rounds:
+        return steps
+    first = {run.method: run.config for run in reversed(runs)}
+    for method, config in tqdm(first.items(), desc="tracing", unit="method"):
+        info = describe(config.dataset, config.image_size)
+        config = dataclasses.replace(config, image_size=info.image_size)
+        train = load_examples(
+            info,
+            config.train_split or info.train_split,
+            config.data_dir or None,
+            limit=config.batch_size,
+        )
+        augmentation = augmentation_of(config)
+        data = pretrain_dataset(
+            train, config.batch_size, augmentation, augmentation, info.mean, info.std
+        )
+        batch = next(iter(data))
+        step = tf.function(build_pretrainer(config, 100, None).train_step, autograph=False)
+        step(batch)
+        steps[method] = (step, batch)
+    seconds: dict[str, list[float]] = {method: [] for method in steps}
+    for _ in tqdm(range(rounds), desc="timing", unit="round"):
+        for method, (step, batch) in steps.items():
+            started = time.perf_counter()
+            step(batch)
+            seconds[method].append(time.perf_counter() - started)
+    return {method: float(np.median(times)) for method, times in seconds.items()}
+
+
+# ------------------------------------------------------------------ the table
+
+
+def run_values(run: Run) -> dict[str, float]:
+    """Returns the scores of a finished run, as fractions, and its yardsticks."""
+    summary = json.loads((run.folder / "summary.json").read_text())
+    values = {
+        row["protocol"]: row["value"]
+        for row in read_results(run.results)["rows"]
+        if row["metric"] == "top1"
+    }
+    known = ("mask_ari", "mask_ari_random", "knn_untrained", "knn_pixels")
+    return values | {name: summary[name] for name in known if summary.get(name) is not None}
+
+
+def compare_methods(runs: Sequence[Run], seconds: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Returns one row per method of one data set.
+
+    Scores are {"mean", "std" (n-1, None for one run), "values"}; "gain" is the linear accuracy
+    over the plain method of the same objective (the first row without masking), "p" of the test
+    that `adios_tf.evaluation.compare.significance` names. p is not corrected for the number of
+    methods: of twenty that change nothing, one is below 0.05 on average.
+    """
+    methods: dict[str, list[Run]] = {}
+    for run in runs:
+        methods.setdefault(run.method, []).append(run)
+    plain = {}
+    for method, members in methods.items():
+        if members[0].config.masking == "none":
+            plain.setdefault(members[0].config.objective, method)
+    scores = {
+        method: [
+            RunScores(str(run.folder), method, run.config.seed, run_values(run), {})
+            for run in members
+        ]
+        for method, members in methods.items()
+    }
+    rows = []
+    for method, members in methods.items():
+        row: dict[str, Any] = {"base": members[0].base, "method": method, "seeds": len(members)}
+        for name in (*SCORES, "mask_ari_random", "knn_untrained", "knn_pixels"):
+            values = [run.values[name] for run in scores[method] if name in run.values]
+            row[name] = _spread(values) if values else None
+        rival = plain.get(members[0].config.objective)
+        row["plain"] = rival if rival != method else None
+        row["gain"] = row["p"] = None
+        if row["plain"]:
+            row["gain"] = row["linear"]["mean"] - np.mean(
+                [run.values["linear"] for run in scores[rival]]
+            )
+            row["p"], row["test"] = significance("linear", scores[rival], scores[method])
+        row["verdict"] = _verdict(row["gain"], row["p"])
+        row["seconds_per_step"] = seconds.get(method)
+        rows.append(row)
+    return rows
+
+
+def _spread(values: Sequence[float]) -> dict[str, Any]:
+    std = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "std": std, "values": list(values)}
+
+
+def _verdict(gain: float | None, p: float | None) -> str:
+    if gain is None:
+        return "the plain method"
+    if p is None or math.isnan(p) or p >= _LEVEL:
+        return "no clear difference"
+    return "helps" if gain > 0 else "hurts"
+
+
+def study_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the rows of one data set as text, and what they are measured against."""
+
+    def cell(score: Mapping[str, Any] | None, factor: float, digits: int) -> str:
+        if score is None:
+            return "-"
+        spread = "" if score["std"] is None else f" ± {factor * score['std']:.{digits}f}"
+        return f"{factor * score['mean']:.{digits}f}{spread}"
+
+    lines = [
+        {
+            "method": row["method"],
+            "kNN %": cell(row["knn"], 100, 1),
+            "linear %": cell(row["linear"], 100, 1),
+            "mask ARI": cell(row["mask_ari"], 1, 3),
+            "s/step": row["seconds_per_step"],
+            "over plain": "" if row["gain"] is None else f"{100 * row['gain']:+.1f}",
+            "p": "" if row["p"] is None or math.isnan(row["p"]) else f"{row['p']:.2g}",
+            "verdict": row["verdict"],
+        }
+        for row in rows
+    ]
+    text = [format_table(lines)]
+    for name, what in (
+        ("knn_pixels", "kNN of raw pixels, %"),
+        ("knn_untrained", "kNN of an untrained encoder, %"),
+    ):
+        known = [value for row in rows if row[name] for value in row[name]["values"]]
+        if known:
+            text.append(f"{what}: {cell(_spread(known), 100, 1)}")
+    known = [
+        value
+        for row in rows
+        if row["mask_ari_random"]
+        for value in row["mask_ari_random"]["values"]
+    ]
+    if known:
+        text.append(f"mask ARI of random blobs: {cell(_spread(known), 1, 3)}")
+    return "\n".join(text)
