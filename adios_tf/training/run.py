@@ -70,7 +70,7 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
             "device only; take mixed_bfloat16, or --devices=1"
         )
 
-    train = _open(config, info, config.train_split or info.train_split)
+    train = training_examples(config, info)
     steps_per_epoch = train.count // config.batch_size
     if not steps_per_epoch:
         raise UserError(
@@ -86,20 +86,8 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
     summary = _before(run_dir, judge) if done == 0 else _saved_before(run_dir)
     earlier = sum(record["seconds"] for record in read_jsonl(run_dir / "metrics.jsonl"))
     views, pictures = _fixed_batches(config, info, train)
-    augmentation = augmentation_of(config)
     epoch, step = divmod(done, steps_per_epoch)
-    data = pretrain_dataset(
-        train,
-        config.batch_size,
-        augmentation,
-        augmentation,
-        info.mean,
-        info.std,
-        config.seed,
-        epoch,
-        step,
-        config.cache,
-    )
+    data = training_batches(config, info, train, epoch, step)
 
     def save_model(_: int) -> None:
         _save_model(run_dir, config, info, train, model)
@@ -141,10 +129,11 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
 # ------------------------------------------------------------------ starting
 
 
-def _open(config: PretrainConfig, info: DatasetInfo, split: str) -> Examples:
+def training_examples(config: PretrainConfig, info: DatasetInfo) -> Examples:
+    """Opens the images that the settings train on."""
     return load_examples(
         info,
-        split,
+        config.train_split or info.train_split,
         config.data_dir or None,
         config.download,
         limit=config.train_images,
@@ -153,10 +142,29 @@ def _open(config: PretrainConfig, info: DatasetInfo, split: str) -> Examples:
     )
 
 
+def training_batches(
+    config: PretrainConfig, info: DatasetInfo, train: Examples, epoch: int = 0, step: int = 0
+) -> tf.data.Dataset:
+    """Returns the endless batches of views that `fit` sees from that epoch and step on."""
+    augmentation = _augmentation(config)
+    return pretrain_dataset(
+        train,
+        config.batch_size,
+        augmentation,
+        augmentation,
+        info.mean,
+        info.std,
+        config.seed,
+        epoch,
+        step,
+        config.cache,
+    )
+
+
 # ------------------------------------------------------------------ training
 
 
-def augmentation_of(config: PretrainConfig) -> AugmentConfig:
+def _augmentation(config: PretrainConfig) -> AugmentConfig:
     names = {field.name for field in dataclasses.fields(AugmentConfig)}
     chosen = {k: v for k, v in dataclasses.asdict(config).items() if k in names}
     return AugmentConfig(**chosen)
@@ -204,7 +212,7 @@ def _fixed_batches(
         dataset=train.dataset.take(HEALTH_IMAGES),
         count=min(HEALTH_IMAGES, train.count),
     )
-    augmentation = augmentation_of(config)
+    augmentation = _augmentation(config)
     views = pretrain_dataset(
         some, some.count, augmentation, augmentation, info.mean, info.std, cache="no"
     )

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from adios_tf import cli
 from adios_tf.cli import setting
-from adios_tf.data import describe, load_examples, pretrain_dataset
+from adios_tf.data import describe
 from adios_tf.errors import UserError
 from adios_tf.evaluation.compare import RunScores, significance
 from adios_tf.evaluation.config import EvaluateConfig
@@ -31,7 +31,7 @@ from adios_tf.reporting.tables import format_table, write_json, write_text
 from adios_tf.training.build import build_pretrainer
 from adios_tf.training.combinations import check_combination
 from adios_tf.training.config import PretrainConfig
-from adios_tf.training.run import augmentation_of, pretrain
+from adios_tf.training.run import pretrain, training_batches, training_examples
 
 SCORES = {"knn": "kNN", "linear": "linear", "mask_ari": "mask ARI"}
 _LEVEL = 0.05
@@ -52,7 +52,7 @@ class StudyConfig:
     data_dir: str = setting("", "where prepared TFDS data sets lie", "study")
     jobs: int = setting(1, "runs at a time", "study", least=1)
     train_images: int = setting(
-        10000, "kNN and linear learn from the first so many images; 0 = all", "evaluation", least=0
+        4000, "kNN and linear learn from the first so many images; 0 = all", "evaluation", least=0
     )
     rounds: int = setting(5, "timed steps of each method, in turn; 0 = none", "timing", least=0)
     only_run: str = setting("", "internal: make one run", "internal")
@@ -243,27 +243,20 @@ def _train(runs: Sequence[Run], config: StudyConfig) -> dict[str, str]:
 
 def seconds_per_step(runs: Sequence[Run], rounds: int) -> dict[str, float]:
     """Returns {method: median seconds of a training step}, the methods timed in turn."""
-    steps = {}
     if not rounds:
-        return steps
+        return {}
     first = {run.method: run.config for run in reversed(runs)}
-    for method, config in tqdm(first.items(), desc="tracing", unit="method"):
+    steps = {}
+    for method, config in tqdm(first.items(), desc="building", unit="method"):
         info = describe(config.dataset, config.image_size)
-        config = dataclasses.replace(config, image_size=info.image_size)
-        train = load_examples(
-            info,
-            config.train_split or info.train_split,
-            config.data_dir or None,
-            limit=config.batch_size,
+        config = dataclasses.replace(
+            config, image_size=info.image_size, train_images=config.batch_size
         )
-        augmentation = augmentation_of(config)
-        data = pretrain_dataset(
-            train, config.batch_size, augmentation, augmentation, info.mean, info.std
-        )
-        batch = next(iter(data))
-        step = tf.function(build_pretrainer(config, 100, None).train_step, autograph=False)
+        batch = next(iter(training_batches(config, info, training_examples(config, info))))
+        model = build_pretrainer(config, 100, None)
+        steps[method] = tf.function(model.train_step, autograph=False), batch
+    for step, batch in tqdm(steps.values(), desc="tracing", unit="method"):
         step(batch)
-        steps[method] = (step, batch)
     seconds: dict[str, list[float]] = {method: [] for method in steps}
     for _ in tqdm(range(rounds), desc="timing", unit="round"):
         for method, (step, batch) in steps.items():
