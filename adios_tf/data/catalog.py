@@ -49,6 +49,11 @@ class DatasetInfo:
     keep_classes: tuple[str, ...] = ()
     line: str = ""
 
+    @property
+    def embedded(self) -> bool:
+        """Whether the package makes the images itself."""
+        return self.tfds_name.split("/")[0] == "shapes"
+
 
 def _entry(
     name: str, line: str, size: int, classes: int | None, norm: tuple, tfds: str = "", **rest: Any

@@ -118,7 +118,7 @@ def open_builder(
     Raises:
       UserError: an unknown name, or one that would have to be downloaded.
     """
-    if info.tfds_name.split("/")[0] == "shapes":
+    if info.embedded:
         from adios_tf.data.shapes import prepare_shapes
 
         return prepare_shapes(data_dir, info.tfds_name.partition("/")[2])

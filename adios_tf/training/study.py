@@ -49,7 +49,9 @@ class StudyConfig:
     methods: str = setting("configs/study/methods.txt", "file of lines `name: flags`", "study")
     seeds: tuple[int, ...] = setting((0, 1, 2), "of pretraining", "study", least=0)
     out: str = setting("runs/study", "folder that the study writes", "study")
-    data_dir: str = setting("", "where prepared TFDS data sets lie", "study")
+    data_dir: str = setting(
+        "", "where prepared TFDS data sets lie (not for the embedded one)", "study"
+    )
     jobs: int = setting(1, "runs at a time", "study", least=1)
     train_images: int = setting(
         4000, "kNN and linear learn from the first so many images; 0 = all", "evaluation", least=0
@@ -163,13 +165,15 @@ def plan(config: StudyConfig) -> list[Run]:
             for method, flags in methods.items():
                 folder = Path(config.out, name, method.replace("/", "-"), str(seed))
                 argv = [f"--flagfile={base}", *flags, f"--seed={seed}", f"--run_dir={folder}"]
-                argv += [f"--data_dir={config.data_dir}"] if config.data_dir else []
                 try:
                     settings = cli.parse(PretrainConfig, argv)
                     import_plugins(settings.plugins)
                     check_combination(settings)
+                    info = describe(settings.dataset, settings.image_size)
                 except UserError as error:
                     raise UserError(f"{method} with {base}: {error}") from error
+                if config.data_dir and not info.embedded:
+                    settings = dataclasses.replace(settings, data_dir=config.data_dir)
                 runs.append(Run(name, method, settings))
                 _same_settings(runs[-1])
     return runs
