@@ -76,6 +76,8 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
         raise UserError(
             f"--batch_size={config.batch_size} is larger than the data ({train.count} images)"
         )
+    if train.count < 2:
+        raise UserError("one image is too few: pretraining compares images with each other")
     num_classes = train.num_classes if config.probe else None
     with strategy.scope():
         model = build_pretrainer(config, steps_per_epoch, num_classes or None)

@@ -118,6 +118,7 @@ def test_list_and_help_end_well():
         (["--backbone=convnet_small", "--image_size=8"], "16 pixels or more"),
         (["--batch_size=25"], "--batch_size=25 is larger than the data (24 images)"),
         (["--train_images=4"], "--batch_size=8 is larger than the data (4 images)"),
+        (["--train_images=1", "--batch_size=1"], "one image is too few"),
         (["--epochs=3", "--warmup_epochs=3"], "shorten the warm-up or train longer"),
         (["--masking=objects"], "this data set has no masks"),
         (["--plugins=not_there_at_all"], "--plugins=not_there_at_all cannot be imported"),
