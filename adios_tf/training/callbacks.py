@@ -110,6 +110,7 @@ class Monitor(keras.callbacks.Callback):
         self,
         run_dir: Path,
         views: Mapping[str, tf.Tensor],
+        *,
         images: np.ndarray,
         truth: np.ndarray | None,
         normalise: Callable[[Any], tf.Tensor],
