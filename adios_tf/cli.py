@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
+from tqdm import tqdm
 
 from adios_tf.errors import UserError
 from adios_tf.registry import unknown_name
@@ -199,7 +200,8 @@ def start(main: Callable[[Any], Any], settings_class: type, doc: str) -> None:
     try:
         main(parse(settings_class, argv))
     except UserError as error:
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        # Not `print`: a progress bar that the mistake cut short would share its line.
+        tqdm.write(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)

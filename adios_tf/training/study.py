@@ -33,7 +33,7 @@ from adios_tf.training.combinations import check_combination
 from adios_tf.training.config import PretrainConfig
 from adios_tf.training.run import pretrain, training_batches, training_examples
 
-SCORES = {"knn": "kNN", "linear": "linear", "mask_ari": "mask ARI"}
+PROTOCOLS = ("knn", "linear")
 _LEVEL = 0.05
 
 
@@ -78,7 +78,10 @@ class Run:
 
     @property
     def done(self) -> bool:
-        return (self.results / JSON).exists()
+        """Whether every protocol is through; results are written after each of them."""
+        if not (self.results / JSON).exists():
+            return False
+        return {row["protocol"] for row in read_results(self.results)["rows"]} >= set(PROTOCOLS)
 
 
 def study(config: StudyConfig) -> list[dict[str, Any]]:
@@ -201,7 +204,7 @@ def _make(run: Run, config: StudyConfig) -> None:
     evaluate(
         EvaluateConfig(
             run=str(run.folder),
-            protocols=("knn", "linear"),
+            protocols=PROTOCOLS,
             knn_k=(20,),
             train_images=config.train_images,
             out=str(run.results),
@@ -229,8 +232,7 @@ def _train(runs: Sequence[Run], config: StudyConfig) -> dict[str, str]:
                 env={**os.environ, **(threads if config.jobs > 1 else {})},
                 check=False,
             )
-        lines = log.read_text(errors="replace").strip().splitlines()
-        return "" if done.returncode == 0 else f"{lines[-1] if lines else 'killed'} ({log})"
+        return "" if done.returncode == 0 else f"{_reason(log)} ({log})"
 
     with concurrent.futures.ThreadPoolExecutor(config.jobs) as pool:
         pending = {pool.submit(start, run): run for run in left}
@@ -243,6 +245,13 @@ def _train(runs: Sequence[Run], config: StudyConfig) -> dict[str, str]:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return failures
+
+
+def _reason(log: Path) -> str:
+    """Returns what a run that failed said last: its one clear line, or the end of a traceback."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
+    told = [line.partition(": ")[2] for line in lines if line.startswith(Path(sys.argv[0]).name)]
+    return next(iter([*told, *reversed([line for line in lines if line])]), "killed")
 
 
 def seconds_per_step(runs: Sequence[Run], rounds: int) -> dict[str, float]:
@@ -310,7 +319,7 @@ def compare_methods(runs: Sequence[Run], seconds: Mapping[str, float]) -> list[d
     rows = []
     for method, members in methods.items():
         row: dict[str, Any] = {"base": members[0].base, "method": method, "seeds": len(members)}
-        for name in (*SCORES, "mask_ari_random", "knn_untrained", "knn_pixels"):
+        for name in (*PROTOCOLS, "mask_ari", "mask_ari_random", "knn_untrained", "knn_pixels"):
             values = [run.values[name] for run in scores[method] if name in run.values]
             row[name] = _spread(values) if values else None
         rival = plain.get(members[0].config.objective)

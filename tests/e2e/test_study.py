@@ -1,5 +1,6 @@
 """bin/study.py: every method of a list, over seeds, in one table."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -21,11 +22,11 @@ hidden blocks: --objective=simclr --masking=blocks --grid_size=4
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory, folder):
+def files(tmp_path_factory, prepared):
     """Returns the flags of a small study and the folder that it may write."""
     here = tmp_path_factory.mktemp("study")
     (here / "tiny.flags").write_text(
-        f"--dataset={folder}\n--backbone=convnet_small\n--image_size=16\n--hidden_dim=8\n"
+        f"--dataset=mini\n--data_dir={prepared}\n--backbone=convnet_small\n--image_size=16\n--hidden_dim=8\n"
         "--output_dim=8\n--batch_size=8\n--epochs=1\n--warmup_epochs=0\n--optimizer=adamw\n"
         "--learning_rate=0.001\n"
     )
@@ -40,8 +41,8 @@ def settings(files, **changed):
 
 @pytest.fixture(scope="module")
 def finished(files):
-    """Runs the program once, with a method that the data cannot feed."""
-    (files / "methods.txt").write_text(METHODS + "objects: --masking=objects\n")
+    """Runs the program once, with a method that cannot start."""
+    (files / "methods.txt").write_text(METHODS + "lost: --init_from=nothing/here\n")
     flags = [
         f"--base={files / 'tiny.flags'}",
         f"--methods={files / 'methods.txt'}",
@@ -74,7 +75,7 @@ def test_one_table_of_all_that_could_run(files, finished):
     assert (files / "out" / "tiny.png").exists()
     left_out = [line for line in finished.stderr.splitlines() if "not in the table" in line]
     assert len(left_out) == 2
-    assert all("objects" in line for line in left_out)
+    assert all("no pretrained model in nothing/here" in line for line in left_out)
 
 
 def test_a_study_goes_on_where_it_stopped(files, finished, monkeypatch):
@@ -83,6 +84,21 @@ def test_a_study_goes_on_where_it_stopped(files, finished, monkeypatch):
     rows = study.study(settings(files, rounds=0))
     assert made == []
     assert len(rows) == 2
+
+
+def test_half_an_evaluation_is_not_done(files, finished, tmp_path):
+    runs = study.plan(settings(files))
+    assert all(run.done for run in runs)
+    shutil.copytree(runs[0].folder, tmp_path / "run")
+    cut = dataclasses.replace(
+        runs[0], config=dataclasses.replace(runs[0].config, run_dir=str(tmp_path / "run"))
+    )
+    assert cut.done
+    results = cut.results / "results.json"
+    whole = json.loads(results.read_text())
+    whole["rows"] = [row for row in whole["rows"] if row["protocol"] == "knn"]
+    results.write_text(json.dumps(whole))
+    assert not cut.done
 
 
 def test_other_settings_are_not_mixed_in(files, finished, tmp_path):
