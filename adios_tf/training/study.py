@@ -330,7 +330,9 @@ def compare_methods(runs: Sequence[Run], seconds: Mapping[str, float]) -> list[d
                 [run.values["linear"] for run in scores[rival]]
             )
             row["p"], row["test"] = significance("linear", scores[rival], scores[method])
-        row["verdict"] = _verdict(row["gain"], row["p"])
+            row["verdict"] = _verdict(row["gain"], row["p"])
+        else:
+            row["verdict"] = "the plain method" if rival else "no plain method in the list"
         row["seconds_per_step"] = seconds.get(method)
         rows.append(row)
     return rows
@@ -341,10 +343,8 @@ def _spread(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": float(np.mean(values)), "std": std, "values": list(values)}
 
 
-def _verdict(gain: float | None, p: float | None) -> str:
-    if gain is None:
-        return "the plain method"
-    if p is None or math.isnan(p) or p >= _LEVEL:
+def _verdict(gain: float, p: float) -> str:
+    if math.isnan(p) or p >= _LEVEL:
         return "no clear difference"
     return "helps" if gain > 0 else "hurts"
 
@@ -372,19 +372,12 @@ def study_table(rows: Sequence[Mapping[str, Any]]) -> str:
         for row in rows
     ]
     text = [format_table(lines)]
-    for name, what in (
-        ("knn_pixels", "kNN of raw pixels, %"),
-        ("knn_untrained", "kNN of an untrained encoder, %"),
+    for name, what, factor, digits in (
+        ("knn_pixels", "kNN of raw pixels, %", 100, 1),
+        ("knn_untrained", "kNN of an untrained encoder, %", 100, 1),
+        ("mask_ari_random", "mask ARI of random blobs", 1, 3),
     ):
         known = [value for row in rows if row[name] for value in row[name]["values"]]
         if known:
-            text.append(f"{what}: {cell(_spread(known), 100, 1)}")
-    known = [
-        value
-        for row in rows
-        if row["mask_ari_random"]
-        for value in row["mask_ari_random"]["values"]
-    ]
-    if known:
-        text.append(f"mask ARI of random blobs: {cell(_spread(known), 1, 3)}")
+            text.append(f"{what}: {cell(_spread(known), factor, digits)}")
     return "\n".join(text)

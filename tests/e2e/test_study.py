@@ -175,3 +175,5 @@ def test_verdicts(tmp_path):
     assert "51.0 ± 1.0" in text
     assert "+10.1" in text
     assert "kNN of raw pixels, %: 20.0" in text
+    alone = study.compare_methods([run for run in runs if run.method == "better"], {})
+    assert [row["verdict"] for row in alone] == ["no plain method in the list"]
