@@ -11,7 +11,7 @@ from typing import Any
 _PUBLIC = {
     "AugmentConfig": "adios_tf.data",
     "PretrainConfig": "adios_tf.training.config",
-    "PretrainedModel": "adios_tf.artifact",
+    "PretrainedModel": "adios_tf.pretrained",
     "Pretrainer": "adios_tf.training.pretrainer",
     "UserError": "adios_tf.errors",
     "augment": "adios_tf.data",
@@ -23,9 +23,9 @@ _PUBLIC = {
     "build_projector": "adios_tf.nets",
     "build_unet": "adios_tf.nets",
     "evaluate": "adios_tf.evaluation.runner",
-    "export_run": "adios_tf.export.handover",
+    "export_run": "adios_tf.export.export_run",
     "import_torch": "adios_tf.export.torch_import",
-    "load": "adios_tf.artifact",
+    "load": "adios_tf.pretrained",
     "pretrain": "adios_tf.training.run",
 }
 

@@ -21,10 +21,10 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
 class Registry:
     """Maps a name to a class or function, with one line of description each.
 
-    >>> colours = Registry("colour")
-    >>> @colours.register("red", "the colour of blood")
+    >>> colors = Registry("color")
+    >>> @colors.register("red", "the color of blood")
     ... def red(): return "#f00"
-    >>> colours["red"]()
+    >>> colors["red"]()
     '#f00'
     """
 

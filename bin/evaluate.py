@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What has an encoder learnt? Evaluates a run folder or an exported model.
+"""What has an encoder learned? Evaluates a run folder or an exported model.
 
 python bin/evaluate.py --run=RUN --protocols=knn,linear,clustering
 python bin/evaluate.py --compare RUN1 RUN2 ...

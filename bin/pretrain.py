@@ -11,13 +11,13 @@ from adios_tf import cli
 cli.quiet_tensorflow()
 
 from adios_tf.training.config import PretrainConfig
+from adios_tf.training.methods import list_methods
 from adios_tf.training.run import pretrain
-from adios_tf.training.words import list_words
 
 
 def main(config: PretrainConfig) -> None:
     if config.list:
-        list_words(config.plugins)
+        list_methods(config.plugins)
     else:
         pretrain(config)
 

@@ -29,7 +29,7 @@ class Settings:
     max_images: int = setting(128, "images in one request", "limits", least=1)
     batch_size: int = setting(32, "images of concurrent requests taken together", "limits", least=1)
     max_waiting: int = setting(1024, "images that may wait, then 503", "limits", least=1)
-    reference: str = setting("", "data set or folder for nearest neighbours", "reference")
+    reference: str = setting("", "data set or folder for nearest neighbors", "reference")
     reference_split: str = setting("", "its split; empty = the catalog's test split", "reference")
     reference_images: int = setting(1000, "the first so many", "reference", least=1)
     data_dir: str = setting("", "where prepared TFDS data sets lie", "reference")
@@ -44,7 +44,7 @@ def main(settings: Settings) -> None:
         if error.name != "aiohttp":
             raise
         raise UserError("serving needs aiohttp: pip install 'adios_tf[serve]'") from error
-    from adios_tf.export.reference import read_reference
+    from adios_tf.export.reference_set import read_reference
 
     limits = Limits(
         int(settings.max_body_mb * 2**20),

@@ -19,13 +19,13 @@ from adios_tf.training.config import PretrainConfig
 @dataclasses.dataclass(frozen=True)
 class Settings:
     run: str = setting("", "run folder", "input")
-    colour: str = setting("red", "of the car", "paint", choices=("red", "green", "blue"))
+    color: str = setting("red", "of the car", "paint", choices=("red", "green", "blue"))
     layers: int = setting(3, "of paint", "paint", least=1, most=9)
     share: float = setting(0.5, "of water", "paint", above=0, most=1)
     wash: bool = setting(True, "the car first", "paint")
     sizes: tuple[int, ...] = setting((1, 2), "of brushes", "paint", least=0)
     names: tuple[str, ...] = setting((), "of painters")
-    ratio: float | None = setting(None, "or the default of the colour", "paint", above=0)
+    ratio: float | None = setting(None, "or the default of the color", "paint", above=0)
     count: int | None = setting(None, "of cars", least=2)
 
 
@@ -41,7 +41,7 @@ def test_defaults_and_types():
     assert parse(Settings, []) == Settings()
     got = parse(
         Settings,
-        "--run=a/b --colour=blue --layers 4 --share=1e-3 --nowash --sizes=3,4,5 "
+        "--run=a/b --color=blue --layers 4 --share=1e-3 --nowash --sizes=3,4,5 "
         "--names=x,y --ratio=2 --count=5".split(),
     )
     wanted = Settings("a/b", "blue", 4, 1e-3, False, (3, 4, 5), ("x", "y"), 2.0, 5)
@@ -66,8 +66,8 @@ def test_lists_may_be_empty_and_take_spaces_between():
         ("--ratio=-1", "--ratio=-1.0: must be above 0"),
         ("--count=1", "--count=1: must be at least 2"),
         ("--sizes=1,-2", "must be at least 0"),
-        ("--colour=gren", "did you mean 'green'"),
-        ("--colour=xyz", "unknown value of --colour 'xyz': known are blue, green, red"),
+        ("--color=gren", "did you mean 'green'"),
+        ("--color=xyz", "unknown value of --color 'xyz': known are blue, green, red"),
         ("--layers=many", "layers"),
         ("--sizes=1,b", "--sizes"),
         ("--share=", "share"),
@@ -108,10 +108,10 @@ def test_the_flagfile_comes_first_and_is_overridden(tmp_path):
 
 
 def test_flagfiles_nest(tmp_path):
-    inner = write(tmp_path / "inner.flags", "--layers=4", "--colour=blue")
+    inner = write(tmp_path / "inner.flags", "--layers=4", "--color=blue")
     outer = write(tmp_path / "outer.flags", f"--flagfile={inner}", "--layers=6")
     got = parse(Settings, [f"--flagfile={outer}"])
-    assert (got.layers, got.colour) == (6, "blue")
+    assert (got.layers, got.color) == (6, "blue")
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_flagfiles_nest(tmp_path):
         ("--layers=0", "at least 1"),
         ("--layrs=4", "Did you mean: layers"),
         ("--run=runs/a   # where to", "move it up a line"),
-        ("--colour=red # the best", "move it up a line"),
+        ("--color=red # the best", "move it up a line"),
         ("--layers=4 # not more", "layers"),
         ("--flagfile=gone.flags", "gone.flags"),
         ("layers=4", "unexpected argument"),
@@ -151,7 +151,7 @@ FINITE = {"allow_nan": False, "allow_infinity": False}
     st.builds(
         Settings,
         run=PLAIN_TEXT.filter(lambda text: " #" not in text),
-        colour=st.sampled_from(("red", "green", "blue")),
+        color=st.sampled_from(("red", "green", "blue")),
         layers=st.integers(1, 9),
         share=st.floats(0, 1, exclude_min=True),
         wash=st.booleans(),

@@ -12,8 +12,8 @@ from adios_tf.masking import FILLS, MASKINGS
 from adios_tf.nets import BACKBONES, build_unet
 from adios_tf.nets.unet import default_num_blocks
 from adios_tf.objectives import OBJECTIVES
-from adios_tf.training.combinations import check_combination
 from adios_tf.training.config import PretrainConfig
+from adios_tf.training.methods import check_combination
 from adios_tf.training.schedules import build_schedule
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"

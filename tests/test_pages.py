@@ -104,8 +104,8 @@ def test_words_of_ones_own(monkeypatch):
     for registry in (OBJECTIVES, MASKINGS, FILLS):
         for part in ("_entries", "_lines"):
             monkeypatch.setattr(registry, part, dict(getattr(registry, part)))
-    module = types.ModuleType("my_words")
-    monkeypatch.setitem(sys.modules, "my_words", module)
+    module = types.ModuleType("my_components")
+    monkeypatch.setitem(sys.modules, "my_components", module)
     exec(code, module.__dict__)
 
     config = PretrainConfig(

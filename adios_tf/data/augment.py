@@ -2,7 +2,7 @@
 
 A view depends on its image and its own seed and on nothing else: not on the batch it sits in,
 the thread, or the order in which images arrive. The work is split in two. `crop_resize` and
-`crop_resize_batch` do the geometry; `recolor` does the rest for a whole batch at once, colour
+`crop_resize_batch` do the geometry; `recolor` does the rest for a whole batch at once, color
 planes first ([B, 3, S, S]), because on small images the price is per op and not per pixel.
 """
 
@@ -22,7 +22,7 @@ from adios_tf.data.geometry import (
 )
 from adios_tf.errors import UserError
 
-LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, the grey of the papers' image library
+LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, the gray of the papers' image library
 BLUR_REACH = 3.0  # the Gaussian is cut at this many standard deviations
 DRAWS = CROP_DRAWS + 11  # uniform numbers that make one view
 ORDERS = tuple(itertools.permutations(range(3)))
@@ -34,7 +34,7 @@ class AugmentConfig:
 
     Source: ADIOS (arXiv 2201.13100), augmentations of its released recipes. A jitter strength
     s draws a factor from U(max(0, 1 - s), 1 + s); `hue` draws a shift from U(-hue, hue) in
-    turns of the colour circle. Scales are shares of the image's area, sigmas are pixels of
+    turns of the color circle. Scales are shares of the image's area, sigmas are pixels of
     the view.
 
     Raises:
@@ -84,7 +84,7 @@ def augment(
 ) -> tf.Tensor | tuple[tf.Tensor, tf.Tensor]:
     """Draws one view of an image.
 
-    In the order of ADIOS: random resized crop (bicubic, antialiased), colour jitter, grey,
+    In the order of ADIOS: random resized crop (bicubic, antialiased), color jitter, gray,
     Gaussian blur, solarize, horizontal flip. The four jitters come in a random order and each
     clips to [0, 1]. Departures: nothing is rounded to 8 bits on the way, and the blur is a
     true Gaussian where the papers' library stacks box filters.
@@ -177,7 +177,7 @@ def crop_resize_batch(
 
 
 def recolor(planes: tf.Tensor, draws: tf.Tensor, config: AugmentConfig) -> tf.Tensor:
-    """Colour jitter, grey, blur and solarize.
+    """Color jitter, gray, blur and solarize.
 
     Args:
       planes: [B, 3, S, S] float32 in [0, 1].
@@ -238,7 +238,7 @@ def gaussian_blur(planes: tf.Tensor, sigma: tf.Tensor, max_sigma: float) -> tf.T
 
 
 def shift_hue(planes: tf.Tensor, delta: tf.Tensor) -> tf.Tensor:
-    """Turns the colour circle of each image; saturation and value (HSV) stay.
+    """Turns the color circle of each image; saturation and value (HSV) stay.
 
     Args:
       planes: [B, 3, S, S] float32 in [0, 1].
@@ -275,8 +275,8 @@ def _gray(planes: tf.Tensor) -> tf.Tensor:
 def _jitter(planes: tf.Tensor, u: list[tf.Tensor], config: AugmentConfig) -> tf.Tensor:
     """Brightness, contrast, saturation and hue, each image in its own random order.
 
-    The first three are one formula, f x + (1 - f) base, with base black, the mean grey of the
-    image, or the grey of the pixel. Each round blends every image by whichever of the three
+    The first three are one formula, f x + (1 - f) base, with base black, the mean gray of the
+    image, or the gray of the pixel. Each round blends every image by whichever of the three
     is its turn; before each round (and after the last) the hue of those turns whose place it
     is. An image that is not jittered has f = 1 and no hue shift, which is exact.
     """

@@ -1,4 +1,4 @@
-"""Facts of the data sets: where TFDS keeps them, image side, classes, normalisation."""
+"""Facts of the data sets: where TFDS keeps them, image side, classes, normalization."""
 
 import dataclasses
 from pathlib import Path
@@ -27,7 +27,7 @@ class DatasetInfo:
       num_classes: labels run from 0 to below it; None = only the data tell, 0 = no labels.
       mean, std: per channel, of images in [0,1].
       train_split, test_split: TFDS split expressions.
-      label_train_split: the labelled part of the training data, for evaluation.
+      label_train_split: the labeled part of the training data, for evaluation.
       image_key, label_key, mask_key: TFDS feature names; "" = look for one.
       keep_classes: names of the classes that belong to it, () = all.
       line: one line for `--list`.
@@ -69,11 +69,11 @@ CATALOG: dict[str, DatasetInfo] = {
         _entry("cifar100", "50,000 photographs, 32 px, 100 classes", 32, 100, CIFAR10),
         _entry(
             "stl10",
-            "105,000 photographs at 96 px, 5,000 of them labelled",
+            "105,000 photographs at 96 px, 5,000 of them labeled",
             96,
             10,
             STL10,
-            train_split="train+unlabelled",
+            train_split="train+unlabeled",
             label_train_split="train",
         ),
         _entry("tiny_imagenet_200", "200 ImageNet classes at 64 px", 64, 200, TINY),
@@ -132,7 +132,7 @@ CATALOG: dict[str, DatasetInfo] = {
 def describe(name: str, image_size: int = 0) -> DatasetInfo:
     """Returns the facts of a data set.
 
-    A data set outside the catalog gets views of 224 pixels, ImageNet's normalisation and the
+    A data set outside the catalog gets views of 224 pixels, ImageNet's normalization and the
     splits `train` and `test`; its classes and features are found on opening.
 
     Args:

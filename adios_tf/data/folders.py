@@ -21,8 +21,8 @@ def list_images(root: Path, split: str) -> tuple[list[Path], list[int], tuple[st
 
     A folder that has nothing but `train`, `test`, `val` or `validation` in it is divided by
     them; any other holds the same images whatever the split is called. Files in folders of
-    their own are labelled by the (sorted) names of these; one file beside them, and nothing is
-    labelled.
+    their own are labeled by the (sorted) names of these; one file beside them, and nothing is
+    labeled.
 
     Args:
       root: the folder.

@@ -1,5 +1,6 @@
 """Where a crop lies and how it becomes a square: boxes, bicubic resizing, label maps."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -9,6 +10,27 @@ from adios_tf.errors import UserError
 
 CROP_TRIES = 10  # boxes proposed before falling back to the middle of the image
 CROP_DRAWS = 2 * CROP_TRIES + 2
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSpec:
+    """Side, normalization and way of resizing.
+
+    Attributes:
+      size: side S.
+      mean, std: per channel, of images in [0,1].
+      resize, crop_ratio: see `evaluation_transform`.
+    """
+
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resize: str = "squash"
+    crop_ratio: float = 0.875
+
+    def __str__(self) -> str:
+        kept = f" of {self.crop_ratio:g}" if self.resize == "center_crop" else ""
+        return f"{self.size} px, {self.resize}{kept}"
 
 
 def crop_box(
@@ -62,7 +84,7 @@ def resize_matrix(
     """The bicubic, antialiased resizing of stretches of a line, as matrices.
 
     Keys' kernel (a = -1/2), widened by the factor of reduction, cut at the ends of the
-    stretch and normalised there.
+    stretch and normalized there.
 
     Args:
       start, length: [B] int32, the stretch to resize.
@@ -144,7 +166,7 @@ def evaluation_transform(
         to 256 whatever S is, which at S = 96 shows 14 % of the picture; `crop_ratio=0.375`
         repeats that.
       crop_ratio: see `resize`.
-      mask: [h, w] integer label map, brought along by nearest neighbour.
+      mask: [h, w] integer label map, brought along by nearest neighbor.
 
     Returns:
       [S, S, 3] float32 in [0, 1]; with a mask also [S, S] int32.

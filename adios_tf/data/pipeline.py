@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from adios_tf.data import memory
+from adios_tf.data import image_cache
 from adios_tf.data.augment import AugmentConfig, crop_resize, crop_resize_batch, draw, recolor
 from adios_tf.data.geometry import evaluation_transform, normalize
 from adios_tf.data.sources import Examples
@@ -93,7 +93,7 @@ def pretrain_dataset(
       examples: from `load_examples`.
       batch_size: images per batch over all devices; an incomplete last batch is dropped.
       first, second: augmentation of the two views.
-      mean, std: normalisation per channel.
+      mean, std: normalization per channel.
       seed: of order and augmentation.
       start_epoch, start_step: where to begin.
       cache: `yes` holds the decoded images in memory and shuffles all of them; `no` decodes
@@ -115,8 +115,10 @@ def pretrain_dataset(
         )
     views = _Views((first, second), mean, std, tf.constant(seed, tf.int64))
     steps = examples.count // batch_size
-    held = cache == "yes" or (cache == "auto" and memory.decoded_bytes(examples) <= MEMORY_BYTES)
-    store = memory.load(examples) if held else None
+    held = cache == "yes" or (
+        cache == "auto" and image_cache.decoded_bytes(examples) <= MEMORY_BYTES
+    )
+    store = image_cache.load(examples) if held else None
     source = None if held else _shuffler(examples, seed)
     alike = store.uniform if held else _alike(examples)
 
@@ -216,7 +218,7 @@ def evaluation_dataset(
       examples: from `load_examples`.
       batch_size: the last batch may be smaller.
       image_size: the side S.
-      mean, std: normalisation per channel; without them images are in [0,1].
+      mean, std: normalization per channel; without them images are in [0,1].
       resize, crop_ratio: see `geometry.evaluation_transform`.
 
     Returns:

@@ -1,8 +1,8 @@
 """Draws the scenes of the embedded dataset `shapes`, with NumPy alone.
 
 What makes a class is what all objects of an image have in common: their outline and their
-surface pattern. Everything else changes from object to object (colour, brightness, size,
-angle, place) or across the image (the background's colour), so that it neither gives the label
+surface pattern. Everything else changes from object to object (color, brightness, size,
+angle, place) or across the image (the background's color), so that it neither gives the label
 away nor tells one image from another: two crops of one image agree on the class first of all.
 The background is a texture of one of nine kinds, the class's own with probability `TYPICAL`:
 worth relying on, and wrong often enough to be found out when backgrounds are exchanged.
@@ -49,7 +49,7 @@ class Scenes:
     """Scenes as layers: objects over a background.
 
     Attributes:
-      objects: [n, S, S, 3] float32, the objects' colours times their cover.
+      objects: [n, S, S, 3] float32, the objects' colors times their cover.
       visible: [n, S, S, 1] float32, the share of the background that is seen.
       background: [n, S, S, 3] float32 in [0, 1].
       mask: [n, S, S] uint8, 0 the background, 1..k the objects.
@@ -104,7 +104,7 @@ def _objects(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     n = len(label)
     count = rng.choice(np.arange(1, MAX_OBJECTS + 1), n, p=COUNT_ODDS)
-    centre = _places(rng, n)
+    center = _places(rng, n)
     line = ((np.arange(side) + 0.5) / side * 2 - 1).astype(np.float32)
     color = np.zeros((n, side, side, 3), np.float32)
     visible = np.ones((n, side, side, 1), np.float32)
@@ -116,8 +116,8 @@ def _objects(
         for kind in range(NUM_CLASSES):
             i = np.flatnonzero((label == kind) & (count > k))
             each = [v[i, None, None].astype(np.float32) for v in (radius, angle, period)]
-            dx = line[None, None, :] - centre[i, k, 0, None, None].astype(np.float32)
-            dy = line[None, :, None] - centre[i, k, 1, None, None].astype(np.float32)
+            dx = line[None, None, :] - center[i, k, 0, None, None].astype(np.float32)
+            dy = line[None, :, None] - center[i, k, 1, None, None].astype(np.float32)
             cos, sin = np.cos(each[1]), np.sin(each[1])
             x, y = cos * dx + sin * dy, cos * dy - sin * dx
             scale = _radius_of(kind) / each[0]
@@ -135,7 +135,7 @@ def _objects(
 
 
 def _places(rng: np.random.RandomState, n: int) -> np.ndarray:
-    """Returns centres [n, MAX_OBJECTS, 2] in [-0.75, 0.75], spread but free to overlap."""
+    """Returns centers [n, MAX_OBJECTS, 2] in [-0.75, 0.75], spread but free to overlap."""
     proposed = rng.uniform(-0.75, 0.75, (n, MAX_OBJECTS, PROPOSALS, 2))
     taken = proposed[:, :1, 0]
     for k in range(1, MAX_OBJECTS):
@@ -146,7 +146,7 @@ def _places(rng: np.random.RandomState, n: int) -> np.ndarray:
 
 
 def _two_tones(rng: np.random.RandomState, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns a light and a dark colour [n, 1, 1, 3] of unrelated hue, in random order."""
+    """Returns a light and a dark color [n, 1, 1, 3] of unrelated hue, in random order."""
     hue = rng.random_sample(n)
     hues = np.stack([hue, (hue + rng.uniform(0.2, 0.8, n)) % 1])
     values = np.stack([rng.uniform(0.6, 1, n), rng.uniform(0, 0.35, n)])

@@ -37,7 +37,7 @@ _STREAMS = {"train": 0, "test": 1, "partners": 2}
 
 _DESCRIPTION = """
 Synthetic scenes: one to four overlapping objects of one class, told by outline and surface
-pattern whatever their colour, size, angle and place, before a textured background that is the
+pattern whatever their color, size, angle and place, before a textured background that is the
 class's own kind half the time. `mask` is 0 on the background and 1..n on the objects;
 `background` is the kind of texture that is seen, -1 for none. The splits `test_mixed_same` (the
 background of another scene of the same class), `test_mixed_rand` (of any other scene),

@@ -285,7 +285,7 @@ def _restrict(
     wanted: tuple[str, ...],
     name: str,
 ) -> tuple[tf.data.Dataset, int]:
-    """Keeps the wanted classes, relabelled by their place among them, and counts what is left."""
+    """Keeps the wanted classes, relabeled by their place among them, and counts what is left."""
     if label_key is None:
         raise UserError(f"data set {name!r} has no labels to choose classes by: drop --class_list")
     known = set(names)

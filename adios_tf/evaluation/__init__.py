@@ -1,1 +1,1 @@
-"""What a saved encoder has learnt: every protocol of the papers, on arrays or from a run."""
+"""What a saved encoder has learned: every protocol of the papers, on arrays or from a run."""

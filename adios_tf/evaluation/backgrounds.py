@@ -30,7 +30,7 @@ def background_scores(correct: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Returns the accuracy per variant and, where both mixed variants are there, `bg_gap`.
 
     Args:
-      correct: {variant: [n] bool, whether each image was recognised}.
+      correct: {variant: [n] bool, whether each image was recognized}.
 
     Raises:
       UserError: a variant without images.

@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from adios_tf.errors import UserError
-from adios_tf.evaluation.checks import checked_features, checked_labels
+from adios_tf.evaluation.validation import checked_features, checked_labels
 
 SCORES = {
     "fmi": fowlkes_mallows_score,
@@ -38,8 +38,8 @@ def cluster_scores(
       features: [n,D] float.
       labels: [n] int.
       seeds: one k-means each.
-      starts: initialisations (k-means++) per seed, the tightest of which counts.
-      normalize: l2-normalise the features first; the official code does not.
+      starts: initializations (k-means++) per seed, the tightest of which counts.
+      normalize: l2-normalize the features first; the official code does not.
       progress: shows a bar when it takes longer than two seconds.
 
     Returns:

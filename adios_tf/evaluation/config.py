@@ -65,20 +65,20 @@ class EvaluateConfig:
     # ------------------------------------------------------------------ features
     features: str = setting(
         "backbone",
-        "what is probed: the encoder, its projector, or raw pixels as a yardstick",
+        "what is probed: the encoder, its projector, or raw pixels as a baseline",
         "features",
         choices=("backbone", "projector", "pixels"),
     )
     batch_size: int = setting(256, "images encoded at a time", "features", least=1)
 
     # ------------------------------------------------------------------ knn
-    knn_k: tuple[int, ...] = setting((20, 200), "numbers of neighbours", "knn", least=1)
+    knn_k: tuple[int, ...] = setting((20, 200), "numbers of neighbors", "knn", least=1)
     knn_temperature: float = setting(0.07, "T of the cosine weights", "knn", above=0)
     knn_distance: tuple[str, ...] = setting(("cosine",), "cosine, euclidean or both", "knn")
 
     # ------------------------------------------------------------------ linear
     probe_strengths: tuple[float, ...] = setting(
-        STRENGTHS, "l2 regularisation to choose from", "linear", above=0
+        STRENGTHS, "l2 regularization to choose from", "linear", above=0
     )
     validation_fraction: float = setting(
         0.1, "share of train held out where something is chosen", "linear", above=0, most=0.5
@@ -104,7 +104,7 @@ class EvaluateConfig:
     )
 
     # ------------------------------------------------------------------ finetune
-    finetune_epochs: int = setting(30, "passes over the labelled images", "finetune", least=1)
+    finetune_epochs: int = setting(30, "passes over the labeled images", "finetune", least=1)
     finetune_steps: int = setting(
         300, "but at least so many updates, for few labels", "finetune", least=1
     )
@@ -128,8 +128,8 @@ class EvaluateConfig:
 
     # ------------------------------------------------------------------ clustering
     cluster_seeds: tuple[int, ...] = setting((0, 1, 2), "one k-means each", "clustering", least=0)
-    cluster_starts: int = setting(3, "initialisations per seed", "clustering", least=1)
-    cluster_normalize: bool = setting(False, "l2-normalise features first", "clustering")
+    cluster_starts: int = setting(3, "initializations per seed", "clustering", least=1)
+    cluster_normalize: bool = setting(False, "l2-normalize features first", "clustering")
 
     # ------------------------------------------------------------------ robustness
     background_variants: tuple[str, ...] = setting(

@@ -67,7 +67,7 @@ def _motion_blur(image: np.ndarray, level: int, rng: np.random.Generator) -> np.
     return ndimage.convolve(image, line, mode="nearest")
 
 
-@CORRUPTIONS.register("contrast", "greyer, towards the image's mean")
+@CORRUPTIONS.register("contrast", "grayer, towards the image's mean")
 def _contrast(image: np.ndarray, level: int, rng: np.random.Generator) -> np.ndarray:
     mean = image.mean(axis=(0, 1), keepdims=True)
     return mean + _CONTRAST[level] * (image - mean)
@@ -129,7 +129,7 @@ def corrupt(
 def corruption_scores(
     clean_accuracy: float, accuracy: Mapping[tuple[str, int], float]
 ) -> dict[str, float]:
-    """Summarises accuracies under corruption.
+    """Summarizes accuracies under corruption.
 
     Args:
       clean_accuracy: on the unchanged images.

@@ -9,19 +9,19 @@ import numpy as np
 import tensorflow as tf
 
 from adios_tf.data.catalog import DatasetInfo
+from adios_tf.data.geometry import ImageSpec
 from adios_tf.data.pipeline import evaluation_dataset
 from adios_tf.data.sources import Examples, load_examples
 from adios_tf.errors import UserError
+from adios_tf.evaluation.augmentation import Augmentation, augmented_batches
 from adios_tf.evaluation.config import EvaluateConfig
-from adios_tf.evaluation.crops import Augmentation, augmented_batches
-from adios_tf.evaluation.look import Look
 from adios_tf.evaluation.splits import split_validation
 
 MEMORY_BYTES = 2 * 2**30  # decoded images up to so much are kept
 SHUFFLE_BUFFER = 10_000
 FOLDER_TEST_SHARE = 0.2
 
-# Label maps in which 0 is a class like any other, and the value that means "unlabelled".
+# Label maps in which 0 is a class like any other, and the value that means "unlabeled".
 _NO_BACKGROUND = {"camvid_240x180": 11}
 
 
@@ -31,12 +31,12 @@ class Split:
     Args:
       examples: from `load_examples`.
       name: what the table calls the data set.
-      look: how images are prepared.
+      spec: how images are prepared.
       batch_size: of `batches`.
     """
 
-    def __init__(self, examples: Examples, name: str, look: Look, batch_size: int):
-        self.name, self.look, self.batch_size = name, look, batch_size
+    def __init__(self, examples: Examples, name: str, spec: ImageSpec, batch_size: int):
+        self.name, self.spec, self.batch_size = name, spec, batch_size
         self.count, self.has_masks = examples.count, examples.has_masks
         self.files = examples.files
         if _small(examples):
@@ -53,14 +53,14 @@ class Split:
           count: how many images; None = all.
           normalized: or float in [0,1].
         """
-        look, examples = self.look, self._examples
+        spec, examples = self.spec, self._examples
         if count is not None and count < self.count:
             examples = dataclasses.replace(
                 examples, dataset=examples.dataset.take(count), count=count
             )
-        norm = (look.mean, look.std) if normalized else (None, None)
+        norm = (spec.mean, spec.std) if normalized else (None, None)
         yield from evaluation_dataset(
-            examples, self.batch_size, look.size, *norm, look.resize, look.crop_ratio
+            examples, self.batch_size, spec.size, *norm, spec.resize, spec.crop_ratio
         )
 
     @functools.cached_property
@@ -111,7 +111,7 @@ class Split:
             buffer = len(rows)
             source = source.cache()
         return augmented_batches(
-            source, len(rows), batch_size, epochs, seed, self.look, augmentation, buffer
+            source, len(rows), batch_size, epochs, seed, self.spec, augmentation, buffer
         )
 
     def _chosen(self, rows: np.ndarray) -> tf.Tensor:
@@ -126,7 +126,7 @@ class Split:
         dataset = kept.map(lambda index, one: one | {"index": index})
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(rows)))
         examples = dataclasses.replace(self._examples, dataset=dataset, count=len(rows))
-        return Split(examples, self.name, self.look, self.batch_size)
+        return Split(examples, self.name, self.spec, self.batch_size)
 
 
 def _small(examples: Examples, count: int | None = None) -> bool:
@@ -136,7 +136,7 @@ def _small(examples: Examples, count: int | None = None) -> bool:
 
 
 def open_split(
-    config: EvaluateConfig, info: DatasetInfo, split: str, limit: int, look: Look
+    config: EvaluateConfig, info: DatasetInfo, split: str, limit: int, spec: ImageSpec
 ) -> Split:
     """Opens one split with the settings of an evaluation; errors as `load_examples`."""
     examples = load_examples(
@@ -148,10 +148,10 @@ def open_split(
         class_list=config.class_list,
         skip_broken=config.skip_broken,
     )
-    return Split(examples, info.name, look, config.batch_size)
+    return Split(examples, info.name, spec, config.batch_size)
 
 
-def open_pair(config: EvaluateConfig, info: DatasetInfo, look: Look) -> tuple[Split, Split]:
+def open_pair(config: EvaluateConfig, info: DatasetInfo, spec: ImageSpec) -> tuple[Split, Split]:
     """Opens the train and the test split of a data set.
 
     A folder without `train` and `test` (or `val`) in it is cut 80 / 20, every class alike.
@@ -165,15 +165,15 @@ def open_pair(config: EvaluateConfig, info: DatasetInfo, look: Look) -> tuple[Sp
     if info.folder and not named:
         parts = [name for name in ("test", "val", "validation") if _has(info, name)]
         if not parts and not _has(info, "train"):
-            return _cut(config, info, look)
+            return _cut(config, info, spec)
         if not parts or not _has(info, "train"):
             raise UserError(
                 f"{info.folder} holds only one of train and test (or val): add the other, or name "
                 "--train_split and --test_split such as train[:80%] and train[80%:]"
             )
         test_name = parts[0]
-    train = open_split(config, info, train_name, config.train_images, look)
-    test = open_split(config, info, test_name, config.test_images, look)
+    train = open_split(config, info, train_name, config.train_images, spec)
+    test = open_split(config, info, test_name, config.test_images, spec)
     if info.folder and not set(train.files).isdisjoint(test.files):
         raise UserError(
             f"{info.name}: {train_name} and {test_name} share images; name --train_split and "
@@ -182,13 +182,13 @@ def open_pair(config: EvaluateConfig, info: DatasetInfo, look: Look) -> tuple[Sp
     return train, test
 
 
-def _cut(config: EvaluateConfig, info: DatasetInfo, look: Look) -> tuple[Split, Split]:
+def _cut(config: EvaluateConfig, info: DatasetInfo, spec: ImageSpec) -> tuple[Split, Split]:
     if config.train_images or config.test_images:
         raise UserError(
             f"{info.name} is not divided into train and test folders: leave --train_images and "
             "--test_images out, or name --train_split and --test_split such as train[:80%]"
         )
-    whole = open_split(config, info, "all", 0, look)
+    whole = open_split(config, info, "all", 0, spec)
     rows, held = split_validation(whole.labels, FOLDER_TEST_SHARE)
     return whole.part(rows), whole.part(held)
 

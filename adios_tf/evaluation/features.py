@@ -6,14 +6,14 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from adios_tf.artifact import PretrainedModel
 from adios_tf.errors import UserError
+from adios_tf.pretrained import PretrainedModel
 
 LAYERS = ("backbone", "projector", "pixels")
 
 
 def feature_function(model: PretrainedModel, layer: str) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Returns normalised images [B,S,S,3] -> features [B,D], with BatchNorm in inference mode.
+    """Returns normalized images [B,S,S,3] -> features [B,D], with BatchNorm in inference mode.
 
     Args:
       model: the saved encoder.

@@ -29,7 +29,7 @@ class _Progress(keras.callbacks.Callback):
 
 
 class Classifier(keras.Model):
-    """Encoder + linear head: normalised images [B,S,S,3] -> logits [B,C].
+    """Encoder + linear head: normalized images [B,S,S,3] -> logits [B,C].
 
     The encoder is taken as it is, not copied, and becomes trainable.
 
@@ -49,7 +49,7 @@ class Classifier(keras.Model):
             raise UserError(f"batchnorm {batchnorm!r}: choose one of {', '.join(BATCHNORM)}")
         encoder.trainable = True
         self.encoder = encoder
-        # From zero the first logits do not depend on any seed, and no class is favoured.
+        # From zero the first logits do not depend on any seed, and no class is favored.
         self.head = keras.layers.Dense(classes, kernel_initializer="zeros", dtype="float32")
         self.head.build(encoder.output_shape)
         self.built = True
@@ -78,7 +78,7 @@ def fine_tune(
 
     Args:
       encoder: images -> features [B,D]; changed in place.
-      batches: (normalised images [B,S,S,3], labels [B]), epochs * steps times.
+      batches: (normalized images [B,S,S,3], labels [B]), epochs * steps times.
       steps: batches per epoch.
       classes: C.
       epochs, learning_rate, warmup_epochs, weight_decay, momentum: of SGD; biases and norms
@@ -93,7 +93,7 @@ def fine_tune(
       UserError: a loss of NaN, no batch in an epoch, or an unknown `batchnorm`.
     """
     if steps < 1:
-        raise UserError("no batch to fine-tune on: fewer labelled images than one batch")
+        raise UserError("no batch to fine-tune on: fewer labeled images than one batch")
     model = Classifier(encoder, classes, batchnorm)
     warmup = round(min(warmup_epochs, epochs / 2) * steps)
     rate = keras.optimizers.schedules.CosineDecay(

@@ -1,6 +1,6 @@
-"""The k-nearest-neighbour vote: exact, several k from one search, any number of features.
+"""The k-nearest-neighbor vote: exact, several k from one search, any number of features.
 
-Weights follow the official ADIOS evaluation: exp(cos / T) on l2-normalised features, or
+Weights follow the official ADIOS evaluation: exp(cos / T) on l2-normalized features, or
 1 / (distance + 1e-5). Departures: the largest similarity is subtracted before `exp`, which
 cannot overflow at small T; k larger than the train set is refused, not cut; the number of
 classes comes from both splits; k and T are fixed and never chosen on test data.
@@ -15,8 +15,8 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from adios_tf.errors import UserError
-from adios_tf.evaluation.checks import checked_features, checked_pair
 from adios_tf.evaluation.metrics import rank_classes, top_accuracy
+from adios_tf.evaluation.validation import checked_features, checked_pair
 from adios_tf.registry import unknown_name
 
 DISTANCES = ("cosine", "euclidean")
@@ -85,7 +85,7 @@ def _exact_distances(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns Euclidean distances [Q,k] from differences, and indices [Q,k], nearest first.
 
-    |q|^2 + |t|^2 - 2 q.t, which the search uses, loses all digits between near neighbours.
+    |q|^2 + |t|^2 - 2 q.t, which the search uses, loses all digits between near neighbors.
     """
     distances = np.empty(indices.shape, np.float64)
     for start in range(0, len(queries), _EXACT_ROWS):
@@ -133,16 +133,16 @@ def nearest(
     queries = checked_features(queries, "test")
     if not 1 <= k <= len(train_features):
         raise UserError(
-            f"k={k} neighbours asked of {len(train_features)} train images: "
+            f"k={k} neighbors asked of {len(train_features)} train images: "
             "choose k between 1 and that number"
         )
     if distance == "cosine":
         train, tests = _unit_rows(train_features), _unit_rows(queries)
         offset = np.zeros(len(train), np.float32)
     else:
-        # Distances do not change when both are centred; rounding errors shrink.
-        centre = train_features.mean(axis=0, dtype=np.float64).astype(np.float32)
-        train, tests = train_features - centre, queries - centre
+        # Distances do not change when both are centered; rounding errors shrink.
+        center = train_features.mean(axis=0, dtype=np.float64).astype(np.float32)
+        train, tests = train_features - center, queries - center
         offset = -0.5 * np.einsum("nd,nd->n", train, train)
 
     def search(start: int) -> tuple[np.ndarray, np.ndarray]:
@@ -170,11 +170,11 @@ def vote(
     temperature: float = 0.07,
     distance: str = "cosine",
 ) -> np.ndarray:
-    """Returns the votes [Q,C] float64 of neighbours, up to a factor per query.
+    """Returns the votes [Q,C] float64 of neighbors, up to a factor per query.
 
     Args:
       values: [Q,k] from `nearest`, nearest first.
-      labels: [Q,k], the neighbours' classes.
+      labels: [Q,k], the neighbors' classes.
       temperature: of the cosine weights exp(cos / T).
     """
     if distance == "cosine":
@@ -189,7 +189,7 @@ def vote(
 
 def knn_rank(
     values: np.ndarray,
-    neighbour_labels: np.ndarray,
+    neighbor_labels: np.ndarray,
     num_classes: int,
     temperature: float = 0.07,
     distance: str = "cosine",
@@ -203,7 +203,7 @@ def knn_rank(
     ranks = []
     for start in range(0, len(values), _QUERIES):
         rows = slice(start, start + _QUERIES)
-        votes = vote(values[rows], neighbour_labels[rows], num_classes, temperature, distance)
+        votes = vote(values[rows], neighbor_labels[rows], num_classes, temperature, distance)
         ranked = rank_classes(votes, n)
         ranks.append(np.where(np.take_along_axis(votes, ranked, 1) > 0, ranked, -1))
     return np.concatenate(ranks)
@@ -225,7 +225,7 @@ def knn_predict(
       train_features, test_features: [n,D] and [Q,D] float.
       train_labels, test_labels: [n] and [Q] int; the test labels only say how many classes
         there are.
-      k: numbers of neighbours; all are read off one search.
+      k: numbers of neighbors; all are read off one search.
       temperature: T of the cosine weights.
       distance: "cosine" or "euclidean".
 
@@ -236,7 +236,7 @@ def knn_predict(
         train_features, train_labels, test_features, test_labels
     )
     if not k:
-        raise UserError("no k was given: name at least one number of neighbours")
+        raise UserError("no k was given: name at least one number of neighbors")
     if not temperature > 0:
         raise UserError(f"temperature={temperature}: must be above 0")
     values, indices = nearest(train_features, test_features, max(k), distance, progress)

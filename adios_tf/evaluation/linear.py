@@ -2,7 +2,7 @@
 
 Three ways to the same classifier: logistic regression solved to convergence on cached
 features, SGD on cached features, and SGD on augmented images through the frozen encoder as in
-the papers. What is swept (regularisation, learning rate) is chosen on a validation part cut
+the papers. What is swept (regularization, learning rate) is chosen on a validation part cut
 from train, never on test data.
 """
 
@@ -18,10 +18,10 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from adios_tf.errors import UserError
-from adios_tf.evaluation.checks import checked_pair
 from adios_tf.evaluation.defaults import LEARNING_RATES, STRENGTHS
 from adios_tf.evaluation.metrics import rank_classes, top_accuracy
 from adios_tf.evaluation.splits import split_validation
+from adios_tf.evaluation.validation import checked_pair
 
 # Up to so many numbers the solver works in float64: then it stops at the optimum, not at the
 # noise of float32. Up to so many products one thread is faster than BLAS waiting for several
@@ -40,7 +40,7 @@ class ProbeResult:
       kernel, bias: [D,C] and [C] float64, the classifier on features as they are; the bias is
         -inf for a class that was never seen.
       scores: [Q,C] float32, one per class of every test example.
-      chosen: the regularisation or learning rate that was used.
+      chosen: the regularization or learning rate that was used.
       validation: {candidate: validation accuracy}; empty where nothing was swept.
       train_count: how many examples the reported classifier saw.
       note: what else the reader should know, such as a solver that did not converge.
@@ -81,7 +81,7 @@ class Standardizer:
         return (features - self.mean) / self.scale
 
     def folded(self, kernel: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the classifier on raw features that equals this one on standardised ones."""
+        """Returns the classifier on raw features that equals this one on standardized ones."""
         kernel = kernel / self.scale.astype(np.float64)[:, None]
         return kernel, bias - self.mean.astype(np.float64) @ kernel
 
@@ -108,9 +108,9 @@ def logistic_probe(
     max_iterations: int = 500,
     progress: bool = True,
 ) -> ProbeResult:
-    """Multinomial logistic regression (L-BFGS) on standardised features.
+    """Multinomial logistic regression (L-BFGS) on standardized features.
 
-    Minimises mean cross-entropy + strength / 2 * |W|^2. The strength with the best validation
+    Minimizes mean cross-entropy + strength / 2 * |W|^2. The strength with the best validation
     accuracy (the stronger one on a tie) is refitted on all of train.
 
     Args:
@@ -129,7 +129,7 @@ def logistic_probe(
         train_features, train_labels, test_features, test_labels
     )
     if not strengths or min(strengths) <= 0:
-        raise UserError(f"regularisation strengths {tuple(strengths)}: give numbers above 0")
+        raise UserError(f"regularization strengths {tuple(strengths)}: give numbers above 0")
     stalled = []
 
     def fit(rows: np.ndarray, candidates: Sequence[float], bar: tqdm):

@@ -141,7 +141,7 @@ def mask_scores(
       "matched_iou", and each again as "..._foreground"}: [B] float, NaN where undefined.
 
     Raises:
-      UserError: shapes that differ, or an image without a labelled pixel.
+      UserError: shapes that differ, or an image without a labeled pixel.
     """
     true, predicted = np.asarray(true), np.asarray(predicted)
     if true.shape != predicted.shape or true.ndim != 3:
@@ -153,7 +153,7 @@ def mask_scores(
     pairs = zip(true, predicted, strict=True)
     for one, other in tqdm(pairs, "mask quality", len(true), delay=2, disable=not progress):
         if (one < 0).all():
-            raise UserError("an image has no labelled pixel: leave it out of the ground truth")
+            raise UserError("an image has no labeled pixel: leave it out of the ground truth")
         for foreground in (False, True):
             mean, by_size = covering(one, other, foreground)
             precision, precision_by_size = average_precision(one, other, foreground)

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from adios_tf.evaluation.compare import Comparison
+from adios_tf.evaluation.significance import Comparison
 from adios_tf.reporting import palette
 
 
@@ -19,13 +19,13 @@ def _save(figure: Figure, path: Path) -> Path:
 
 
 def plot_rows(records: Sequence[Mapping[str, Any]], path: Path) -> Path:
-    """Draws every row of a results table as a bar with its spread, one colour per protocol."""
+    """Draws every row of a results table as a bar with its spread, one color per protocol."""
     protocols = list(dict.fromkeys(record["protocol"] for record in records))
     figure = Figure((9, 1.2 + 0.28 * len(records)), layout="constrained")
     axes = figure.subplots()
     for place, record in enumerate(records):
-        colour = palette.slot(protocols.index(record["protocol"]))
-        axes.barh(place, 100 * record["value"], color=colour)
+        color = palette.slot(protocols.index(record["protocol"]))
+        axes.barh(place, 100 * record["value"], color=color)
         if record["std"] is not None:
             axes.errorbar(100 * record["value"], place, xerr=100 * record["std"], color="black")
         axes.annotate(
@@ -75,9 +75,9 @@ def plot_comparison(comparisons: Sequence[Comparison], path: Path) -> Path:
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
     for axes, row in zip(panels, rows, strict=False):
         for place, one in enumerate(c for c in comparisons if c.row == row):
-            colour = palette.slot(groups.index(one.group))
-            axes.bar(place, 100 * one.mean, color=colour, alpha=0.6, label=one.group)
-            axes.plot([place] * one.runs, 100 * np.array(one.values), "o", color=colour, ms=4)
+            color = palette.slot(groups.index(one.group))
+            axes.bar(place, 100 * one.mean, color=color, alpha=0.6, label=one.group)
+            axes.plot([place] * one.runs, 100 * np.array(one.values), "o", color=color, ms=4)
             if one.runs > 1:
                 axes.errorbar(place, 100 * one.mean, 100 * one.std, color="black", capsize=4)
             if one.p < 0.05:
@@ -102,10 +102,10 @@ def plot_study(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
     figure = Figure((8, 1.2 + 0.3 * len(rows)), layout="constrained")
     axes = figure.subplots()
     for number, (name, label) in enumerate((("knn", "kNN"), ("linear", "linear"))):
-        colour, shift = palette.slot(number), 0.3 * number - 0.15
+        color, shift = palette.slot(number), 0.3 * number - 0.15
         for place, row in enumerate(rows):
             mean, std = 100 * row[name]["mean"], 100 * (row[name]["std"] or 0)
-            axes.barh(place + shift, mean, 0.3, color=colour, label=label if not place else None)
+            axes.barh(place + shift, mean, 0.3, color=color, label=label if not place else None)
             points = 100 * np.array(row[name]["values"])
             axes.plot(points, [place + shift] * len(points), "k.", ms=3)
             axes.errorbar(mean, place + shift, xerr=std, color="black", lw=1)

@@ -1,6 +1,6 @@
-"""The protocols, each a small plugin: given a bench, yield groups of rows.
+"""The protocols, each a small plugin: given a context, yield groups of rows.
 
-A protocol is a generator. It asks the bench for features, labels or batches and yields a list
+A protocol is a generator. It asks the context for features, labels or batches and yields a list
 of rows whenever a piece of work is done; the runner times the pieces, prints and saves.
 """
 
@@ -14,32 +14,34 @@ from adios_tf.errors import UserError
 from adios_tf.evaluation import clustering as kmeans
 from adios_tf.evaluation import linear as probes
 from adios_tf.evaluation import mask_quality
-from adios_tf.evaluation.bench import Bench, Draft
-from adios_tf.evaluation.checks import checked_labels
+from adios_tf.evaluation.context import EvaluationContext, PartialResult
 from adios_tf.evaluation.finetune import fine_tune
 from adios_tf.evaluation.knn import DISTANCES, knn_predict
 from adios_tf.evaluation.metrics import rank_classes, top_accuracy
 from adios_tf.evaluation.splits import label_fraction_indices
+from adios_tf.evaluation.validation import checked_labels
 from adios_tf.registry import Registry, unknown_name
 
 PROTOCOLS = Registry("protocol")
 
-Groups = Iterator[list[Draft]]
+Groups = Iterator[list[PartialResult]]
 
 
-@PROTOCOLS.register("knn", "weighted vote of the nearest neighbours")
-def knn(bench: Bench) -> Groups:
+@PROTOCOLS.register("knn", "weighted vote of the nearest neighbors")
+def knn(context: EvaluationContext) -> Groups:
     """Exact kNN; cosine votes weigh exp(cos / T), Euclidean ones 1 / (distance + 1e-5)."""
-    config, labels = bench.config, bench.test.labels
+    config, labels = context.config, context.test.labels
     for distance in config.knn_distance:
         if distance not in DISTANCES:
             raise unknown_name("distance", distance, DISTANCES)
-        ranked = knn_predict(*bench.feature_pairs(), config.knn_k, config.knn_temperature, distance)
+        ranked = knn_predict(
+            *context.feature_pairs(), config.knn_k, config.knn_temperature, distance
+        )
         group = []
         for k, order in ranked.items():
-            settings = {"k": k, "distance": distance, "normalisation": "none"}
+            settings = {"k": k, "distance": distance, "normalization": "none"}
             if distance == "cosine":
-                settings |= {"T": config.knn_temperature, "normalisation": "l2"}
+                settings |= {"T": config.knn_temperature, "normalization": "l2"}
             changed = {"knn_k": (k,), "knn_distance": (distance,)}
             group += _top_rows([order], labels, f"k={k} {distance}", settings, ("knn",), changed)
         yield group
@@ -52,12 +54,12 @@ def _top_rows(
     settings: dict,
     groups: tuple[str, ...],
     changed: dict | None = None,
-) -> list[Draft]:
+) -> list[PartialResult]:
     """Returns the rows of top-1 and top-5 accuracy, one value per ranking [Q,n]."""
     rows = []
     for name, n in (("top1", 1), ("top5", 5)):
         rows.append(
-            Draft(
+            PartialResult(
                 metric=name,
                 variant=variant,
                 values=tuple(top_accuracy(order, labels, n) for order in ranked),
@@ -75,14 +77,16 @@ def _listed(values: list) -> str:
     return " ".join(f"{value:g}" for value in dict.fromkeys(values))
 
 
-def _probe_rows(bench: Bench, name: str, results: list, settings: dict, groups) -> list[Draft]:
+def _probe_rows(
+    context: EvaluationContext, name: str, results: list, settings: dict, groups
+) -> list[PartialResult]:
     settings = {
         name: _listed([result.chosen for result in results]),
-        "chosen on": f"{bench.config.validation_fraction:g} of train"
+        "chosen on": f"{context.config.validation_fraction:g} of train"
         if results[0].validation
         else "nothing",
         "trained on": results[0].train_count,
-        "normalisation": "standardised",
+        "normalization": "standardized",
         **settings,
         "note": results[0].note,
     }
@@ -90,36 +94,36 @@ def _probe_rows(bench: Bench, name: str, results: list, settings: dict, groups) 
     if not math.isnan(best[0]):
         settings["validation"] = f"{100 * np.mean(best):.2f}"
     ranked = [rank_classes(result.scores, 5) for result in results]
-    return _top_rows(ranked, bench.test.labels, "", settings, groups)
+    return _top_rows(ranked, context.test.labels, "", settings, groups)
 
 
 @PROTOCOLS.register("linear", "logistic regression on cached features, to convergence")
-def linear(bench: Bench) -> Groups:
-    config = bench.config
+def linear(context: EvaluationContext) -> Groups:
+    config = context.config
     results = [
         probes.logistic_probe(
-            *bench.feature_pairs(), config.probe_strengths, config.validation_fraction, seed
+            *context.feature_pairs(), config.probe_strengths, config.validation_fraction, seed
         )
         for seed in config.seeds
     ]
     if config.save_classifier:
-        bench.save_classifier(results[0])
+        context.save_classifier(results[0])
     settings = {"solver": "L-BFGS, refit on all of train"}
-    yield _probe_rows(bench, "l2", results, settings, ("linear",))
+    yield _probe_rows(context, "l2", results, settings, ("linear",))
 
 
-def _sgd_rows(bench: Bench, augmented: bool) -> list[Draft]:
-    config, results = bench.config, []
+def _sgd_rows(context: EvaluationContext, augmented: bool) -> list[PartialResult]:
+    config, results = context.config, []
     for seed in config.seeds:
         batches = None
         if augmented:
 
             def batches(rows: np.ndarray, prepare: probes.Standardizer, seed: int = seed):
-                return bench.augmented_features(rows, prepare, seed)
+                return context.augmented_features(rows, prepare, seed)
 
         results.append(
             probes.sgd_probe(
-                *bench.feature_pairs(),
+                *context.feature_pairs(),
                 config.sgd_learning_rates,
                 config.sgd_epochs,
                 config.sgd_decay_epochs,
@@ -133,38 +137,38 @@ def _sgd_rows(bench: Bench, augmented: bool) -> list[Draft]:
         "solver": f"SGD, batch {config.sgd_batch_size}",
         "epochs": config.sgd_epochs,
         "decay at": " ".join(map(str, config.sgd_decay_epochs)),
-        "augmentation": bench.probe_augmentation.line(bench.look.size) if augmented else "none",
+        "augmentation": context.probe_augmentation.line(context.spec.size) if augmented else "none",
     }
-    return _probe_rows(bench, "learning rate", results, settings, ("linear", "linear_sgd"))
+    return _probe_rows(context, "learning rate", results, settings, ("linear", "linear_sgd"))
 
 
 @PROTOCOLS.register("linear_sgd", "the papers' linear probe, on cached features")
-def linear_sgd(bench: Bench) -> Groups:
-    yield _sgd_rows(bench, augmented=False)
+def linear_sgd(context: EvaluationContext) -> Groups:
+    yield _sgd_rows(context, augmented=False)
 
 
 @PROTOCOLS.register("linear_augmented", "the papers' linear probe, on augmented images")
-def linear_augmented(bench: Bench) -> Groups:
-    if bench.config.features == "pixels":
+def linear_augmented(context: EvaluationContext) -> Groups:
+    if context.config.features == "pixels":
         raise UserError("linear_augmented probes an encoder: use --features=backbone")
-    yield _sgd_rows(bench, augmented=True)
+    yield _sgd_rows(context, augmented=True)
 
 
-def _tuned(bench: Bench, rows: np.ndarray, seed: int) -> tuple[np.ndarray, int]:
+def _tuned(context: EvaluationContext, rows: np.ndarray, seed: int) -> tuple[np.ndarray, int]:
     """Fine-tunes a fresh encoder on some train images; returns ranked classes and epochs."""
-    config = bench.config
+    config = context.config
     if config.features != "backbone":
         raise UserError("fine-tuning trains the encoder: use --features=backbone")
     size = min(config.finetune_batch_size, len(rows))
     steps = math.ceil(len(rows) / size)
     epochs = max(config.finetune_epochs, math.ceil(config.finetune_steps / steps))
-    augmentation = bench.tuning_augmentation
-    batches = bench.train.augmented(rows, size, epochs, seed, augmentation)
+    augmentation = context.tuning_augmentation
+    batches = context.train.augmented(rows, size, epochs, seed, augmentation)
     model = fine_tune(
-        bench.fresh_encoder(),
+        context.fresh_encoder(),
         batches,
         steps,
-        bench.classes,
+        context.classes,
         epochs,
         config.finetune_learning_rate,
         config.finetune_warmup_epochs,
@@ -176,45 +180,47 @@ def _tuned(bench: Bench, rows: np.ndarray, seed: int) -> tuple[np.ndarray, int]:
     def logits(images: tf.Tensor) -> tf.Tensor:
         return model(images, training=False)
 
-    return rank_classes(bench.outputs(bench.test, logits, "test"), 5), epochs
+    return rank_classes(context.outputs(context.test, logits, "test"), 5), epochs
 
 
-def _tuned_rows(bench: Bench, variant: str, choose, groups, changed: dict) -> list[Draft]:
-    config, ranked = bench.config, []
+def _tuned_rows(
+    context: EvaluationContext, variant: str, choose, groups, changed: dict
+) -> list[PartialResult]:
+    config, ranked = context.config, []
     for seed in config.seeds:
         rows = choose(seed)
-        order, epochs = _tuned(bench, rows, seed)
+        order, epochs = _tuned(context, rows, seed)
         ranked.append(order)
     settings = {
-        "labelled images": len(rows),
+        "labeled images": len(rows),
         "learning rate": config.finetune_learning_rate,
         "weight decay": config.finetune_weight_decay,
         "epochs": epochs,
         "batch": min(config.finetune_batch_size, len(rows)),
-        "augmentation": bench.tuning_augmentation.line(bench.look.size),
+        "augmentation": context.tuning_augmentation.line(context.spec.size),
         "BatchNorm": config.batchnorm,
         "layers": "all",
     }
-    return _top_rows(ranked, bench.test.labels, variant, settings, groups, changed)
+    return _top_rows(ranked, context.test.labels, variant, settings, groups, changed)
 
 
 @PROTOCOLS.register("finetune", "all layers trained on all labels")
-def finetune(bench: Bench) -> Groups:
-    bench.require_labels()
-    every = np.arange(len(bench.train.labels))
-    yield _tuned_rows(bench, "", lambda seed: every, ("finetune",), {})
+def finetune(context: EvaluationContext) -> Groups:
+    context.require_labels()
+    every = np.arange(len(context.train.labels))
+    yield _tuned_rows(context, "", lambda seed: every, ("finetune",), {})
 
 
 @PROTOCOLS.register("semi", "all layers trained on 1 % and 10 % of the labels")
-def semi(bench: Bench) -> Groups:
-    bench.require_labels()
-    for share in bench.config.label_fractions:
+def semi(context: EvaluationContext) -> Groups:
+    context.require_labels()
+    for share in context.config.label_fractions:
 
         def choose(seed: int, share: float = share) -> np.ndarray:
-            return label_fraction_indices(bench.train.labels, share, seed)
+            return label_fraction_indices(context.train.labels, share, seed)
 
         yield _tuned_rows(
-            bench,
+            context,
             f"{100 * share:g}% labels",
             choose,
             ("finetune", "semi"),
@@ -223,11 +229,11 @@ def semi(bench: Bench) -> Groups:
 
 
 @PROTOCOLS.register("clustering", "k-means with one cluster per class, on the test split")
-def clustering(bench: Bench) -> Groups:
-    config = bench.config
-    labels = checked_labels(bench.test.labels, bench.test.count, "test", classes=2)
+def clustering(context: EvaluationContext) -> Groups:
+    config = context.config
+    labels = checked_labels(context.test.labels, context.test.count, "test", classes=2)
     found = kmeans.cluster_scores(
-        bench.features(bench.test),
+        context.features(context.test),
         labels,
         config.cluster_seeds,
         config.cluster_starts,
@@ -236,25 +242,25 @@ def clustering(bench: Bench) -> Groups:
     settings = {
         "clusters": len(np.unique(labels)),
         "starts": config.cluster_starts,
-        "normalisation": "l2" if config.cluster_normalize else "none",
+        "normalization": "l2" if config.cluster_normalize else "none",
     }
     yield [
-        Draft(metric=name, values=tuple(values), settings=settings, groups=("clustering",))
+        PartialResult(metric=name, values=tuple(values), settings=settings, groups=("clustering",))
         for name, values in found.items()
     ]
 
 
 @PROTOCOLS.register("masks", "learned masks against ground truth, and what random masks score")
-def masks(bench: Bench) -> Groups:
-    count = bench.config.mask_images or None
-    true = bench.test.label_maps(count)
-    learned = bench.segmentation(count)
-    slots = bench.model.masker.output_shape[-1]
-    blobs = mask_quality.random_segmentation(true.shape, slots, bench.config.seeds[0])
+def masks(context: EvaluationContext) -> Groups:
+    count = context.config.mask_images or None
+    true = context.test.label_maps(count)
+    learned = context.segmentation(count)
+    slots = context.model.masker.output_shape[-1]
+    blobs = mask_quality.random_segmentation(true.shape, slots, context.config.seeds[0])
     for variant, found in (("learned", learned), ("random", blobs)):
         scores = mask_quality.mask_scores(true, found)
         yield [
-            Draft(
+            PartialResult(
                 metric=name,
                 variant=variant,
                 values=(float(np.nanmean(values)),),

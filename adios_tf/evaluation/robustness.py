@@ -1,32 +1,32 @@
 """Protocols that change the test images: backgrounds exchanged, corruptions added.
 
-Both train one linear probe on clean features and ask what it still recognises.
+Both train one linear probe on clean features and ask what it still recognizes.
 """
 
 import numpy as np
 
 from adios_tf.errors import UserError
 from adios_tf.evaluation.backgrounds import VARIANTS, background_scores
-from adios_tf.evaluation.bench import Bench, Draft
-from adios_tf.evaluation.checks import checked_labels
+from adios_tf.evaluation.context import EvaluationContext, PartialResult
 from adios_tf.evaluation.corruptions import CORRUPTIONS, corrupt, corruption_scores
 from adios_tf.evaluation.data import Split
 from adios_tf.evaluation.linear import ProbeResult, logistic_probe
 from adios_tf.evaluation.metrics import rank_classes
 from adios_tf.evaluation.protocols import PROTOCOLS, Groups
+from adios_tf.evaluation.validation import checked_labels
 from adios_tf.registry import unknown_name
 
 CLASSIFIER = "logistic regression on clean features"
 
 
-def _probe(bench: Bench, train: Split, test: Split) -> ProbeResult:
+def _probe(context: EvaluationContext, train: Split, test: Split) -> ProbeResult:
     checked_labels(train.labels, train.count, "train", classes=2)
     checked_labels(test.labels, test.count, "test")
-    config = bench.config
+    config = context.config
     return logistic_probe(
-        bench.features(train),
+        context.features(train),
         train.labels,
-        bench.features(test),
+        context.features(test),
         test.labels,
         config.probe_strengths,
         config.validation_fraction,
@@ -35,28 +35,29 @@ def _probe(bench: Bench, train: Split, test: Split) -> ProbeResult:
 
 
 def _right(probe: ProbeResult, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Returns [n] bool, which examples the probe recognises."""
+    """Returns [n] bool, which examples the probe recognizes."""
     return rank_classes(probe.score(features), 1)[:, 0] == labels
 
 
 @PROTOCOLS.register("backgrounds", "accuracy when the background is exchanged, and the BG-gap")
-def backgrounds(bench: Bench) -> Groups:
-    for name in bench.config.background_variants:
+def backgrounds(context: EvaluationContext) -> Groups:
+    for name in context.config.background_variants:
         if name not in VARIANTS:
             raise unknown_name("background variant", name, VARIANTS)
-    train, variants = bench.background_splits()
-    probe = _probe(bench, train, next(iter(variants.values())))
+    train, variants = context.background_splits()
+    probe = _probe(context, train, next(iter(variants.values())))
     correct = {
-        name: _right(probe, bench.features(split), split.labels) for name, split in variants.items()
+        name: _right(probe, context.features(split), split.labels)
+        for name, split in variants.items()
     }
     rows = []
     for name, value in background_scores(correct).items():
         gap = name == "bg_gap"
         settings = {"classifier": CLASSIFIER, "l2": f"{probe.chosen:g}"}
-        if bench.config.backgrounds_dir:
+        if context.config.backgrounds_dir:
             settings["train"] = train.count
         rows.append(
-            Draft(
+            PartialResult(
                 metric="gap" if gap else "top1",
                 variant="mixed_same - mixed_rand" if gap else name,
                 values=(value,),
@@ -70,18 +71,18 @@ def backgrounds(bench: Bench) -> Groups:
 
 
 @PROTOCOLS.register("corruptions", "accuracy under noise, blur, contrast, JPEG, ...")
-def corruptions(bench: Bench) -> Groups:
-    config = bench.config
+def corruptions(context: EvaluationContext) -> Groups:
+    config = context.config
     if not config.corruptions or not config.severities:
         raise UserError("no corruption to test: name some in --corruptions and --severities")
     for name in config.corruptions:
         CORRUPTIONS[name]
-    probe = _probe(bench, bench.train, bench.test)
-    images = bench.test.pictures(config.corruption_images or None)
-    labels = bench.test.labels[: len(images)]
+    probe = _probe(context, context.train, context.test)
+    images = context.test.pictures(config.corruption_images or None)
+    labels = context.test.labels[: len(images)]
 
     def right(pictures: np.ndarray, title: str) -> np.ndarray:
-        return _right(probe, bench.encode(pictures, title), labels)
+        return _right(probe, context.encode(pictures, title), labels)
 
     hits = {("clean", 0): right(images, "clean")}
     for name in config.corruptions:
@@ -90,7 +91,7 @@ def corruptions(bench: Bench) -> Groups:
             hits[name, severity] = right(changed, f"{name} {severity}")
     accuracy = {key: float(found.mean()) for key, found in hits.items()}
     clean = accuracy.pop(("clean", 0))
-    bench.corruption_curve = (clean, accuracy)
+    context.corruption_curve = (clean, accuracy)
     settings = {
         "classifier": CLASSIFIER,
         "l2": f"{probe.chosen:g}",
@@ -99,11 +100,11 @@ def corruptions(bench: Bench) -> Groups:
     }
 
     groups = ("linear", "corruptions")
-    rows = [Draft("top1", (clean,), "clean", settings, groups)]
+    rows = [PartialResult("top1", (clean,), "clean", settings, groups)]
     for name, value in corruption_scores(clean, accuracy).items():
         if name in config.corruptions:
             alone = {"corruptions": (name,)}
-            rows.append(Draft("top1", (value,), name, settings, groups, alone))
+            rows.append(PartialResult("top1", (value,), name, settings, groups, alone))
         else:
-            rows.append(Draft(name, (value,), "", settings, groups))
+            rows.append(PartialResult(name, (value,), "", settings, groups))
     yield rows

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from adios_tf import artifact
+from adios_tf import pretrained
 from adios_tf.errors import UserError
 from adios_tf.evaluation import robustness  # noqa: F401  registers its protocols
-from adios_tf.evaluation.bench import Bench
+from adios_tf.evaluation.compare_runs import compare_runs, run_settings
 from adios_tf.evaluation.config import EvaluateConfig
+from adios_tf.evaluation.context import EvaluationContext
 from adios_tf.evaluation.plots import plot_corruptions, plot_rows
 from adios_tf.evaluation.protocols import PROTOCOLS
-from adios_tf.evaluation.rows import JSON, Row, text_table, write_results
-from adios_tf.evaluation.side_by_side import compare_runs, run_settings
+from adios_tf.evaluation.results import JSON, Row, text_table, write_results
 from adios_tf.registry import import_plugins
 
 
@@ -41,36 +41,36 @@ def evaluate(config: EvaluateConfig) -> list[Row]:
     if not config.seeds or not config.cluster_seeds:
         raise UserError("name at least one seed in --seeds and --cluster_seeds")
     protocols = {name: PROTOCOLS[name] for name in config.protocols}
-    model = artifact.load(config.run)
+    model = pretrained.load(config.run)
     config = resolved(config, model.info)
     folder = Path(config.out) if config.out else results_folder(config)
     writable(folder)
     started = time.perf_counter()
-    bench = Bench(config, model)
+    context = EvaluationContext(config, model)
     header = {
         "run": config.run,
         "encoder": {k: v for k, v in model.info.items() if isinstance(v, str | int | float)},
-        "image": str(bench.look),
-        "mean": bench.look.mean,
-        "std": bench.look.std,
+        "image": str(context.spec),
+        "mean": context.spec.mean,
+        "std": context.spec.std,
     }
     print(
-        f"{config.run} on {config.dataset}: {bench.train.count} train and {bench.test.count} "
-        f"test images, {bench.look}, features {config.features}"
+        f"{config.run} on {config.dataset}: {context.train.count} train and {context.test.count} "
+        f"test images, {context.spec}, features {config.features}"
     )
     rows: list[Row] = []
     for name, protocol in protocols.items():
         since = time.perf_counter()
-        for drafts in protocol(bench):
+        for partials in protocol(context):
             spent = time.perf_counter() - since
-            fresh = [dataclasses.replace(bench.row(name, d), seconds=spent) for d in drafts]
+            fresh = [dataclasses.replace(context.row(name, d), seconds=spent) for d in partials]
             rows += fresh
             header["seconds"] = round(time.perf_counter() - started, 1)
             records = write_results(folder, rows, header)
             since = time.perf_counter()
     plot_rows(records, folder / "results.png")
-    if bench.corruption_curve:
-        plot_corruptions(*bench.corruption_curve, folder / "corruptions.png")
+    if context.corruption_curve:
+        plot_corruptions(*context.corruption_curve, folder / "corruptions.png")
     print(text_table([row.record() for row in rows]))
     print(f"written to {folder} ({JSON}, results.csv, table.txt, results.png)")
     return rows

@@ -1,4 +1,4 @@
-"""Seeded, class-balanced cuts of a labelled train split."""
+"""Seeded, class-balanced cuts of a labeled train split."""
 
 import numpy as np
 
@@ -65,7 +65,7 @@ def split_validation(
     held = np.sort(np.concatenate(held))
     if not len(held):
         raise UserError(
-            "no class has two labelled examples, so nothing can be held out for validation; "
+            "no class has two labeled examples, so nothing can be held out for validation; "
             "give a single value instead of a sweep"
         )
     return np.sort(np.concatenate(train)), held

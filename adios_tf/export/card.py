@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from adios_tf.artifact import PretrainedModel
 from adios_tf.export.saved_model import sizes
+from adios_tf.pretrained import PretrainedModel
 from adios_tf.reporting.tables import format_value
 
 _SHOWN = {
@@ -111,7 +111,7 @@ def _text(model: PretrainedModel, known: dict[str, Any], files: list[str]) -> st
             "## Other files",
             "",
             f"{', '.join(f'`{name}`' for name in others)}: images float32 [B,S,S,3] in [0,1], "
-            "normalisation inside, no resizing (`.weights.h5`: weights alone).",
+            "normalization inside, no resizing (`.weights.h5`: weights alone).",
             "",
         ]
     lines += _results(known)
@@ -133,8 +133,8 @@ def _usage(model: PretrainedModel) -> list[str]:
     side = model.image_size
     return [
         f"Images of any size are resized to {side}x{side} (bicubic, antialiased, both sides on "
-        "their own) and normalised inside. Masks are soft, in [0,1], 1 = hidden; occluded copies "
-        "are in [0,1], with the data set's mean colour where a mask hides. Files that cannot be "
+        "their own) and normalized inside. Masks are soft, in [0,1], 1 = hidden; occluded copies "
+        "are in [0,1], with the data set's mean color where a mask hides. Files that cannot be "
         "decoded have `ok` false and rows of zeros; the others are not affected. EXIF orientation "
         "is ignored; of an animation the first picture is taken.",
         "",

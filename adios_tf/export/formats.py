@@ -10,9 +10,9 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from adios_tf.artifact import PretrainedModel
 from adios_tf.errors import UserError
 from adios_tf.export.saved_model import save_model
+from adios_tf.pretrained import PretrainedModel
 from adios_tf.registry import Registry
 
 FORMATS = Registry("format")
@@ -24,7 +24,7 @@ def write_saved_model(model: PretrainedModel, out: Path) -> list[Path]:
     return [save_model(model, out)]
 
 
-@FORMATS.register("keras", "one .keras file per network, with normalisation inside")
+@FORMATS.register("keras", "one .keras file per network, with normalization inside")
 def write_keras(model: PretrainedModel, out: Path) -> list[Path]:
     """Writes encoder.keras (and masker.keras, classifier.keras): images in [0,1] -> outputs."""
     written = []
@@ -115,11 +115,11 @@ def _from_images(model: PretrainedModel) -> Iterator[tuple[str, keras.Model]]:
     images = keras.Input((side, side, 3), name="images")
     mean, std = model.info["mean"], model.info["std"]
     offset = [-m / s for m, s in zip(mean, std, strict=True)]
-    normalised = keras.layers.Rescaling([1 / s for s in std], offset)(images)
-    features = model.encoder(normalised)
+    normalized = keras.layers.Rescaling([1 / s for s in std], offset)(images)
+    features = model.encoder(normalized)
     yield "encoder", keras.Model(images, features, name="encoder")
     if model.masker is not None:
-        yield "masker", keras.Model(images, model.masker(normalised), name="masker")
+        yield "masker", keras.Model(images, model.masker(normalized), name="masker")
     if model.classifier is not None:
         yield "classifier", keras.Model(images, model.classifier(features), name="classifier")
 

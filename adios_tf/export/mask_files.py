@@ -14,7 +14,7 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from adios_tf import artifact
+from adios_tf import pretrained
 from adios_tf.data.folders import IMAGE_ENDINGS
 from adios_tf.errors import UserError
 from adios_tf.registry import unknown_name
@@ -53,7 +53,7 @@ def write_masks(
       mask n-1 hides most;
     - `npz/a/b.jpg.npz`: `masks` float32 [S,S,N] in [0,1], 1 = hidden, and the picture's `size`
       (height, width);
-    - `overlay/a/b.jpg.png`: the picture, tinted in the masks' colours.
+    - `overlay/a/b.jpg.png`: the picture, tinted in the masks' colors.
 
     `index.html` shows all overlays. Images are turned as their EXIF says.
 
@@ -78,7 +78,7 @@ def write_masks(
     files = [p for p in files if out.resolve() not in p.resolve().parents]
     if not files:
         raise UserError(f"--images={root} holds no images ({', '.join(IMAGE_ENDINGS)})")
-    model = artifact.load(run)
+    model = pretrained.load(run)
     if model.masker is None:
         raise UserError(f"--run={run} has no masker: it was pretrained without learned masks")
     _claim(out, model, overwrite)
@@ -95,7 +95,7 @@ def write_masks(
     return MaskFiles(len(todo) - len(broken), len(names) - len(todo), broken, out / "index.html")
 
 
-def _claim(out: Path, model: artifact.PretrainedModel, overwrite: bool) -> None:
+def _claim(out: Path, model: pretrained.PretrainedModel, overwrite: bool) -> None:
     """Marks the folder as this model's; another model's masks must not get mixed in."""
     digest = hashlib.sha256()
     for weight in model.masker.weights:
@@ -133,7 +133,7 @@ def _read(path: Path) -> np.ndarray | str:
 
 
 def _answers(
-    model: artifact.PretrainedModel, root: Path, names: Sequence[str], batch_size: int
+    model: pretrained.PretrainedModel, root: Path, names: Sequence[str], batch_size: int
 ) -> Iterator[tuple[list[tuple[str, np.ndarray, np.ndarray]], dict[str, str]]]:
     """Yields ([(name, picture [H,W,3], masks [S,S,N])], {broken name: why}) of each batch."""
     side = model.image_size
@@ -184,14 +184,14 @@ def _write(
 
 
 def _palette() -> list[int]:
-    colours = [palette.rgb(palette.NOTHING), *(palette.rgb(palette.slot(n)) for n in range(255))]
-    return [value for colour in colours for value in colour]
+    colors = [palette.rgb(palette.NOTHING), *(palette.rgb(palette.slot(n)) for n in range(255))]
+    return [value for color in colors for value in color]
 
 
 def _overlay(picture: np.ndarray, labels: np.ndarray) -> Image.Image:
-    colours = np.array(_palette(), np.float32).reshape(-1, 3)[labels]
+    colors = np.array(_palette(), np.float32).reshape(-1, 3)[labels]
     tint = np.where(labels[..., None] > 0, _TINT, 0.0)
-    image = Image.fromarray(np.round(picture * (1 - tint) + colours * tint).astype(np.uint8))
+    image = Image.fromarray(np.round(picture * (1 - tint) + colors * tint).astype(np.uint8))
     image.thumbnail((_THUMBNAIL, _THUMBNAIL))
     return image
 
@@ -209,7 +209,7 @@ def _write_index(
     root: Path,
     names: Sequence[str],
     broken: dict[str, str],
-    model: artifact.PretrainedModel,
+    model: pretrained.PretrainedModel,
     kinds: Sequence[str],
 ) -> None:
     slots = model.masker.output_shape[-1]
@@ -230,7 +230,7 @@ def _write_index(
     parts = [
         _SHEET,
         f"<h1>Masks of {escape(root.name)}</h1>",
-        paragraph(f"{len(names)} images, {slots} masks each; colour = the mask that hides most."),
+        paragraph(f"{len(names)} images, {slots} masks each; color = the mask that hides most."),
         f"<p>{legend}</p>",
         f'<div class="sheet">{"".join(shown)}</div>',
     ]

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from adios_tf.artifact import ARCHITECTURE, PretrainedModel, architecture, weight_key
 from adios_tf.errors import UserError
+from adios_tf.pretrained import ARCHITECTURE, PretrainedModel, architecture, weight_key
 
 Outputs = dict[str, tf.Tensor]
 
@@ -148,7 +148,7 @@ class _Weights(tf.Module):
 
 
 def without_targets(model: PretrainedModel) -> PretrainedModel:
-    """Returns the model without the slow copies, which nobody serves."""
+    """Returns the model without the EMA copies, which nobody serves."""
     kept = {name: part for name, part in model.parts().items() if not name.startswith("target")}
     return PretrainedModel(info=model.info, **kept)
 

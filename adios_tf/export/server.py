@@ -18,8 +18,8 @@ from aiohttp import web
 from adios_tf.errors import UserError
 from adios_tf.export import rest
 from adios_tf.export.batching import Batcher, BusyError
-from adios_tf.export.reference import ReferenceSet, data_uri
-from adios_tf.reporting.panels import colour_labels, segmentation
+from adios_tf.export.reference_set import ReferenceSet, data_uri
+from adios_tf.reporting.panels import color_labels, segmentation
 
 # The page loads nothing from elsewhere, and other pages may not read what it shows.
 _HEADERS = {
@@ -175,7 +175,7 @@ class Server:
             shown |= await asyncio.to_thread(_pictures, found["masks"][0], found["occluded"][0])
         if self.reference is not None:
             features = embedded["features"][0]
-            shown["neighbours"] = await asyncio.to_thread(self.reference.neighbours, features)
+            shown["neighbors"] = await asyncio.to_thread(self.reference.neighbors, features)
         return web.json_response(shown)
 
 
@@ -191,7 +191,7 @@ def _pictures(masks: np.ndarray, occluded: np.ndarray) -> dict[str, Any]:
 
     slots = range(masks.shape[-1])
     return {
-        "segments": uri(colour_labels(segmentation(masks[None])[0], -1)),
+        "segments": uri(color_labels(segmentation(masks[None])[0], -1)),
         "masks": [uri(levels(masks[..., n])) for n in slots],
         "occluded": [uri(levels(occluded[n])) for n in slots],
         "coverage": [round(float(masks[..., n].mean()), 4) for n in slots],
@@ -222,7 +222,7 @@ async def _errors_as_json(request: web.Request, handler: Callable) -> web.Stream
         if error.status == 404:
             text = f"there is nothing at {request.path}"
         return _error(error.status, text, error.headers)
-    except (ConnectionError, asyncio.CancelledError):
+    except (ConnectionError, asyncio.CanceledError):
         raise
     except Exception:
         logging.exception("request %s %s failed", request.method, request.path)
@@ -235,7 +235,7 @@ def _error(status: int, text: str, headers: Any = None) -> web.Response:
 
 
 async def serve(server: Server, host: str, port: int, ready: Callable[[int], None]) -> None:
-    """Serves until it is cancelled; `ready` is told the port once requests are taken.
+    """Serves until it is canceled; `ready` is told the port once requests are taken.
 
     Raises:
       UserError: the port is taken or not allowed.

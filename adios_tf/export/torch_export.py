@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from adios_tf import artifact
+from adios_tf import pretrained
 from adios_tf.errors import UserError
 from adios_tf.export.torch_import import FACTS, KEPT
 from adios_tf.export.torch_write import write_torch_checkpoint
-from adios_tf.nets.official import pads_as_torch, weights_to_official
+from adios_tf.nets.torch_weights import pads_as_torch, weights_to_official
 
 _PREFIXES = {
     "encoder": "encoder.",
@@ -45,7 +45,7 @@ def export_torch(run: str | Path, path: str | Path) -> Written:
     Raises:
       UserError: no such run, or networks that the official code does not have.
     """
-    model, run = artifact.load(run), Path(run).expanduser()
+    model, run = pretrained.load(run), Path(run).expanduser()
     facts = json.loads((run / FACTS).read_text()) if (run / FACTS).exists() else {}
     if model.info.get("high_pass"):
         raise UserError("the official code has no high-pass filter before its encoder")

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from adios_tf import artifact
+from adios_tf import pretrained
 from adios_tf.errors import UserError
 from adios_tf.export.torch_file import read_torch_checkpoint
 from adios_tf.export.torch_layout import Part, Plan, adios_plan, layout_of, moco_plan
-from adios_tf.nets.official import official_mapping, weights_from_official
+from adios_tf.nets.torch_weights import official_mapping, weights_from_official
 
 FACTS, KEPT, FLAGS = "torch.json", "torch.npz", "pretrain.flags"
 # What --args says under other names than our flags do.
@@ -75,9 +75,9 @@ def import_torch(
     out = Path(out).expanduser()
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty: name a new folder for the import")
-    if unknown := set(allow_missing) - set(artifact.PARTS):
+    if unknown := set(allow_missing) - set(pretrained.PARTS):
         raise UserError(
-            f"--allow_missing={sorted(unknown)[0]}: parts are {', '.join(artifact.PARTS)}"
+            f"--allow_missing={sorted(unknown)[0]}: parts are {', '.join(pretrained.PARTS)}"
         )
     content = read_torch_checkpoint(checkpoint)
     state = _state_dict(content, checkpoint)
@@ -95,7 +95,7 @@ def import_torch(
     entries = {k: v for k, v in content.items() if isinstance(v, str | int | float)}
 
     info = plan.info | {"source": Path(checkpoint).name, "untrained_parts": list(fresh)}
-    artifact.save(out / "model", info, **{p.name: _as_saved(p) for p in plan.parts})
+    pretrained.save(out / "model", info, **{p.name: _as_saved(p) for p in plan.parts})
     facts = {
         "layout": plan.layout,
         "names": list(state),

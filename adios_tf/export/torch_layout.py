@@ -1,6 +1,6 @@
 """Which networks a PyTorch checkpoint holds: the layouts of ADIOS and of MoCo v2 / MixMask.
 
-A layout is a list of parts; a part is one of our networks, the kind that `nets.official` knows
+A layout is a list of parts; a part is one of our networks, the kind that `nets.torch_weights` knows
 it by, and the prefix of its names in the checkpoint.
 """
 
@@ -33,7 +33,7 @@ _MOCO = re.compile(r"(module\.)?encoder_q\.")
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One network: its place in the model folder, its kind for `nets.official`, its names."""
+    """One network: its place in the model folder, its kind for `nets.torch_weights`, its names."""
 
     name: str
     kind: str
@@ -142,7 +142,7 @@ def adios_plan(args: Mapping[str, Any], names: Sequence[str]) -> Plan:
     info = {
         "dataset": dataset,
         "image_size": side,
-        **_normalisation(dataset, args),
+        **_normalization(dataset, args),
         "backbone": backbone,
         **options,
         "objective": objective,
@@ -167,7 +167,7 @@ def moco_plan(
       arch: the file's own word for the encoder, resnet18, 34 or 50; None = by the weights.
       state: the state_dict.
       image_size: side S.
-      dataset: whose normalisation it was trained with.
+      dataset: whose normalization it was trained with.
 
     Raises:
       UserError: an unknown encoder, or no head.
@@ -212,7 +212,7 @@ def moco_plan(
     info = {
         "dataset": dataset,
         "image_size": image_size,
-        **_normalisation(dataset, {"mean": IMAGENET[0], "std": (0.229, 0.224, 0.225)}),
+        **_normalization(dataset, {"mean": IMAGENET[0], "std": (0.229, 0.224, 0.225)}),
         "backbone": arch,
         **options,
         "objective": "moco",
@@ -249,7 +249,7 @@ def _side(args: Mapping[str, Any]) -> int:
     return side
 
 
-def _normalisation(dataset: str, args: Mapping[str, Any]) -> dict[str, list[float]]:
+def _normalization(dataset: str, args: Mapping[str, Any]) -> dict[str, list[float]]:
     """The official code takes a known data set's own numbers, and the arguments' for others."""
     if dataset in CATALOG:
         info = CATALOG[dataset]

@@ -8,7 +8,7 @@ from adios_tf.masking.mix import Mix
 from adios_tf.masking.mscn import MSCN
 from adios_tf.masking.objects import Objects
 from adios_tf.masking.patches import Patches, Rectangles
-from adios_tf.masking.sequential import Sequential, SequentialOne
+from adios_tf.masking.sequential import SequentialMasking, SequentialOne
 from adios_tf.masking.unmix import UnMix, UnMixBlocks
 
 __all__ = [
@@ -31,7 +31,7 @@ __all__ = [
     "Objects",
     "Patches",
     "Rectangles",
-    "Sequential",
+    "SequentialMasking",
     "SequentialOne",
     "UnMix",
     "UnMixBlocks",

@@ -21,9 +21,9 @@ class Adversarial(Masking):
     earns `entropy_weight` times the entropy of the coverages.
 
     Args:
-      masker: normalised images [B,S,S,3] -> logits [B,S,S,N], N >= 2.
+      masker: normalized images [B,S,S,3] -> logits [B,S,S,N], N >= 2.
       sparsity_weight: alpha1 of the paper.
-      entropy_weight: > 0 favours slots of equal size. The official term alpha2 is
+      entropy_weight: > 0 favors slots of equal size. The official term alpha2 is
         `-alpha2 * B` here (B the batch), with a softmax kind; see `penalties.entropy`.
       entropy_kind: `coverage`, `softmax` (per view), or `softmax_joint` (one softmax over the
         slots of all views, as the official SimSiam code does it).

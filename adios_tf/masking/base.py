@@ -44,13 +44,13 @@ class Masking(keras.layers.Layer):
         """Returns the masks of one view.
 
         Args:
-          images: normalised, [B,H,W,3].
+          images: normalized, [B,H,W,3].
           truth: instance labels [B,H,W], 0 = background, where the data has them.
           seed: int32 [2], a pure function of (run seed, step, view).
           training: whether the masker trains.
 
         Returns:
-          [B,H,W,N] in [0,1]. N is `num_masks`, or 3 where one mask has a sheet per colour.
+          [B,H,W,N] in [0,1]. N is `num_masks`, or 3 where one mask has a sheet per color.
         """
         raise NotImplementedError
 
@@ -73,7 +73,7 @@ class Masking(keras.layers.Layer):
         return self.masker.trainable_variables if self.masker is not None else []
 
     def inference_model(self, image_size: int) -> keras.Model | None:
-        """A model that maps normalised images [B,S,S,3] to masks [B,S,S,N], to be saved."""
+        """A model that maps normalized images [B,S,S,3] to masks [B,S,S,N], to be saved."""
         return None
 
 

@@ -85,8 +85,8 @@ def project(
       [B,H,W] in [0,1], with mean(free * gate) = min(budget, 0.999 mean(free)) per image.
     """
     room = _mean(free)
-    centre = tf.stop_gradient(_mean(free * logits) / tf.maximum(room, _SLOPE_FLOOR))
-    logits = tf.clip_by_value(logits - centre, -LOGIT_LIMIT, LOGIT_LIMIT) / temperature
+    center = tf.stop_gradient(_mean(free * logits) / tf.maximum(room, _SLOPE_FLOOR))
+    logits = tf.clip_by_value(logits - center, -LOGIT_LIMIT, LOGIT_LIMIT) / temperature
     target = tf.minimum(REACHABLE * room, budget)
     still = (tf.stop_gradient(x) for x in (logits, free, target))
     shift = tf.stop_gradient(_bisect(*still, 2 * LOGIT_LIMIT * max(1.0, 1 / temperature)))

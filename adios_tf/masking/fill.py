@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from adios_tf import replicas
+from adios_tf import distribution
 from adios_tf.errors import UserError
 from adios_tf.nets.filters import gaussian_blur
 from adios_tf.objectives import Embedding, Pair
@@ -42,8 +42,8 @@ class Fill(keras.layers.Layer):
         """Returns the images with the hidden region covered.
 
         Args:
-          images: normalised, [B,H,W,3].
-          mask: [B,H,W], or [B,H,W,3] with a sheet per colour, in [0,1], 1 = hidden; the
+          images: normalized, [B,H,W,3].
+          mask: [B,H,W], or [B,H,W,3] with a sheet per color, in [0,1], 1 = hidden; the
             gradient flows through it.
           seed: int32 [2], another one for each slot.
           slot: which of the update's slots the mask is.
@@ -68,7 +68,7 @@ class Fill(keras.layers.Layer):
         return pairs, views
 
 
-@FILLS.register("erase", "zero in normalised space: the data set's mean colour")
+@FILLS.register("erase", "zero in normalized space: the data set's mean color")
 class Erase(Fill):
     """ADIOS: x * (1 - m)."""
 
@@ -88,7 +88,7 @@ class Paint(Fill):
         return Filled(images * (1 - hidden) + self.paint(images, seed) * hidden)
 
 
-@FILLS.register("mean", "the image's own mean colour")
+@FILLS.register("mean", "the image's own mean color")
 class Mean(Paint):
     """The mean over the whole image, hidden part included, so that it tells of what is hidden."""
 
@@ -101,7 +101,7 @@ class Noise(Paint):
     """Normal noise of mean zero.
 
     Args:
-      noise_std: standard deviation, in normalised (and high-passed) space; 0.18 in MSCN.
+      noise_std: standard deviation, in normalized (and high-passed) space; 0.18 in MSCN.
       noise_tile: side in pixels of one patch of noise that is repeated over all images of the
         batch, 32 in MSCN; 0 draws every pixel of every image anew.
     """
@@ -127,7 +127,7 @@ class Noise(Paint):
             for axis in (1, 2):
                 tile = tf.gather(tile, tf.range(images.shape[axis]) % self.noise_tile, axis=axis)
             return tf.cast(tile, images.dtype)
-        return tf.cast(replicas.draw(sample, tf.shape(images)[0]), images.dtype)
+        return tf.cast(distribution.draw(sample, tf.shape(images)[0]), images.dtype)
 
 
 @FILLS.register("blur", "the image itself, strongly blurred")

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from adios_tf.errors import UserError
 from adios_tf.masking.base import MASKINGS, Masking
-from adios_tf.masking.draws import Draw, fold, per_batch, per_image
+from adios_tf.masking.sampling import Draw, fold, per_batch, per_image
 
 ATTEMPTS = 10
 LOG_ASPECT = math.log(1 / 0.3)

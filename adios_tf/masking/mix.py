@@ -5,10 +5,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from adios_tf import replicas
+from adios_tf import distribution
 from adios_tf.errors import UserError
-from adios_tf.masking.draws import permutation
 from adios_tf.masking.fill import FILLS, Fill, Filled, per_channel
+from adios_tf.masking.sampling import permutation
 from adios_tf.objectives import Embedding, Pair
 
 PARTNERS = ("reversal", "random")
@@ -21,7 +21,7 @@ class Mix(Fill):
     With lambda the share of the image itself that is visible, a pair of a mixed view and a clean
     one becomes: lambda times the pair, plus 1 - lambda times the pair with the mixed embeddings
     put back into the order of the images that filled them (papers: MixMask, official code). The
-    clean views keep a term of their own, weight 1. lambda is the realised share per image.
+    clean views keep a term of their own, weight 1. lambda is the realized share per image.
 
     Inferred: no gradient flows through lambda, so a learned mask cannot win by trading weights;
     a pair of two mixed views shows the same two images on both sides and keeps its weight.
@@ -43,13 +43,13 @@ class Mix(Fill):
     def order(self, rows: tf.Tensor, seed: tf.Tensor, slot: int) -> tf.Tensor:
         """Returns which image fills image i: a permutation of the global batch, int32 [R*rows]."""
         if self.partner == "reversal" and slot == 0:
-            return tf.reverse(tf.range(rows * replicas.count()), axis=[0])
+            return tf.reverse(tf.range(rows * distribution.count()), axis=[0])
         return permutation(rows, seed)
 
     def cover(self, images: tf.Tensor, mask: tf.Tensor, seed: tf.Tensor, slot: int = 0) -> Filled:
         order = self.order(tf.shape(images)[0], seed, slot)
         hidden = per_channel(mask, images.dtype)
-        return Filled(images * (1 - hidden) + replicas.permute(images, order) * hidden, order)
+        return Filled(images * (1 - hidden) + distribution.permute(images, order) * hidden, order)
 
     def visible_share(self, mask: tf.Tensor) -> tf.Tensor:
         """lambda of each image, [B], of a mask [B,H,W] or [B,H,W,3]; without gradient."""
@@ -67,9 +67,10 @@ class Mix(Fill):
         for view, cover in filled.items():
             name, back = f"occluded{view[-1]}", tf.math.invert_permutation(cover.partner)
             shown[name] = self.visible_share(slot[view])
-            shown_by_partner[name] = replicas.permute(1 - shown[name], back)
+            shown_by_partner[name] = distribution.permute(1 - shown[name], back)
             query, key = (
-                None if part is None else replicas.permute(part, back) for part in views[name][1:]
+                None if part is None else distribution.permute(part, back)
+                for part in views[name][1:]
             )
             views[f"{name}_as_partner"] = Embedding(None, query, key)
 

@@ -10,15 +10,15 @@ import tensorflow as tf
 
 from adios_tf.errors import UserError
 from adios_tf.masking.base import MASKINGS, Masking, Masks
-from adios_tf.masking.draws import fold, per_image
 from adios_tf.masking.grid import check_ratio, choose, rectangles, upsample
+from adios_tf.masking.sampling import fold, per_image
 
 _COLOURS = 3
 
 
-@MASKINGS.register("mscn", "MSCN-style: focal windows and grid masks, also per colour channel")
+@MASKINGS.register("mscn", "MSCN-style: focal windows and grid masks, also per color channel")
 class MSCN(Masking):
-    """A focal mask hides all but one window; a grid mask hides some cells, per colour or not.
+    """A focal mask hides all but one window; a grid mask hides some cells, per color or not.
 
     Use it with `--fill=noise` and `--high_pass=11`.
 
@@ -27,7 +27,7 @@ class MSCN(Masking):
       keep_least, keep_most: bounds of the uniform share of cells that stays visible.
       focal_prob: how often a mask is focal.
       focal_side: side of the focal window, as a share of the image's.
-      channel_prob: how often a grid mask hides cells of each colour for itself.
+      channel_prob: how often a grid mask hides cells of each color for itself.
     """
 
     masked_views = ("view2",)
@@ -52,12 +52,12 @@ class MSCN(Masking):
     def masks(
         self, images: tf.Tensor, truth: tf.Tensor | None, seed: tf.Tensor, training: bool = True
     ) -> tf.Tensor:
-        """Returns one mask with a sheet per colour, [B,H,W,3]."""
+        """Returns one mask with a sheet per color, [B,H,W,3]."""
         draw = per_image(tf.shape(images)[0])
         height, width = images.shape[1:3]
         kind = draw(fold(seed, 0), 2)
         focal = kind[:, 0] < self.focal_prob
-        by_colour = kind[:, 1] < self.channel_prob
+        by_color = kind[:, 1] < self.channel_prob
 
         u = tf.unstack(draw(fold(seed, 1), 2), axis=1)
         sides = [max(1, round(self.focal_side * pixels)) for pixels in (height, width)]
@@ -71,7 +71,7 @@ class MSCN(Masking):
         kept = self.keep_least + draw(fold(seed, 2), 1) * (self.keep_most - self.keep_least)
         number = tf.cast(tf.round((1 - kept) * cells), tf.int32)
         noise = tf.reshape(draw(fold(seed, 3), _COLOURS * cells), [-1, _COLOURS, cells])
-        noise = tf.where(by_colour[:, None, None], noise, noise[:, :1])
+        noise = tf.where(by_color[:, None, None], noise, noise[:, :1])
         grid = tf.reshape(
             choose(noise, number[:, None]), [-1, _COLOURS, self.grid_size, self.grid_size]
         )

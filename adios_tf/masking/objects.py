@@ -4,10 +4,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from adios_tf import replicas
+from adios_tf import distribution
 from adios_tf.errors import UserError
 from adios_tf.masking.base import MASKINGS, Masking
-from adios_tf.masking.draws import permutation
+from adios_tf.masking.sampling import permutation
 
 MORPHS = ("none", "erosion", "dilation", "box")
 
@@ -79,7 +79,7 @@ class Objects(Masking):
                 "take one that has (--list says which), or another masking"
             )
         if self.object_shuffle:
-            truth = replicas.permute(truth, permutation(tf.shape(truth)[0], seed))
+            truth = distribution.permute(truth, permutation(tf.shape(truth)[0], seed))
         labels = tf.range(1, self.num_masks)
         objects = tf.cast(tf.cast(truth, tf.int32)[..., None] == labels, tf.float32)
         if self.object_morph == "erosion":

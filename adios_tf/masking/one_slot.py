@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from adios_tf import replicas
+from adios_tf import distribution
 from adios_tf.masking.base import Masking, Masks
 
 
@@ -18,7 +18,7 @@ class OneSlot(Masking):
         def sample(total: tf.Tensor) -> tf.Tensor:
             return tf.random.stateless_uniform([total], seed, 0, self.num_masks, tf.int32)
 
-        return replicas.draw(sample, rows)
+        return distribution.draw(sample, rows)
 
     def slots(self, masks: Masks, seed: tf.Tensor) -> list[Masks]:
         first = next(iter(masks.values()))

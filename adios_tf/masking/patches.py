@@ -6,8 +6,8 @@ import tensorflow as tf
 
 from adios_tf.errors import UserError
 from adios_tf.masking.base import MASKINGS, Masking
-from adios_tf.masking.draws import fold, per_image
 from adios_tf.masking.grid import check_ratio, choose, kept_cells, rectangles
+from adios_tf.masking.sampling import fold, per_image
 
 LEAST_AREA = 64
 ASPECTS = 0.3, 1 / 0.3

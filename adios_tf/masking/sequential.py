@@ -41,7 +41,7 @@ class Recursion(keras.layers.Layer):
       budget_kind: one of `budgets.KINDS`; of these `projection` and `topk` shape the gate.
       combination: see above.
       history: `image` shows the masker the whole image, `masked` only what is still free.
-      step_embedding: adds a learnt constant per step and channel to what the masker reads.
+      step_embedding: adds a learned constant per step and channel to what the masker reads.
       history_gradient: lets the gradient through the history channel; otherwise each step is a
         greedy adversary. It always flows through A.
       gate_temperature: T of the gate.
@@ -134,7 +134,7 @@ class Recursion(keras.layers.Layer):
 
 
 @MASKINGS.register("sequential", "N learned masks one after another, each with a budget, all used")
-class Sequential(Masking):
+class SequentialMasking(Masking):
     """One masker called N times, each time shown what it has hidden already.
 
     Distances are averaged over the masks (`slot_reduction`), where ADIOS sums them.
@@ -251,5 +251,5 @@ class Sequential(Masking):
 
 
 @MASKINGS.register("sequential_one", "N learned masks one after another, one drawn per image")
-class SequentialOne(OneSlot, Sequential):
-    """`Sequential` with one mask per image and update; all N are made all the same."""
+class SequentialOne(OneSlot, SequentialMasking):
+    """`SequentialMasking` with one mask per image and update; all N are made all the same."""

@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from adios_tf.errors import UserError
 from adios_tf.masking.base import MASKINGS, Masking
-from adios_tf.masking.draws import fold, per_batch, per_image
 from adios_tf.masking.grid import Blocks, rectangles
+from adios_tf.masking.sampling import fold, per_batch, per_image
 
 _BISECTIONS = 24
 
@@ -21,12 +21,12 @@ def boxes(share: tf.Tensor, place: tf.Tensor, height: int, width: int) -> tf.Ten
 
     Args:
       share: [B] in [0,1]; the box's sides are sqrt(share) of the image's, before it is cut.
-      place: [B,2] in [0,1), where its centre lies; what reaches beyond the image is cut off.
+      place: [B,2] in [0,1), where its center lies; what reaches beyond the image is cut off.
       height, width: of the image.
     """
     halves = [tf.floor(tf.floor(pixels * tf.sqrt(share)) / 2) for pixels in (height, width)]
-    centres = [tf.floor(place[:, n] * pixels) for n, pixels in enumerate((height, width))]
-    begins = [centre - half for centre, half in zip(centres, halves, strict=True)]
+    centers = [tf.floor(place[:, n] * pixels) for n, pixels in enumerate((height, width))]
+    begins = [center - half for center, half in zip(centers, halves, strict=True)]
     return rectangles(begins, [2 * half for half in halves], (height, width))
 
 

@@ -1,7 +1,7 @@
 """What is trained: encoders, heads and the masker."""
 
 from adios_tf.nets.backbones import as_encoder, build_backbone
-from adios_tf.nets.families import BACKBONES
+from adios_tf.nets.builders import BACKBONES
 from adios_tf.nets.heads import (
     HEADS,
     build_head,

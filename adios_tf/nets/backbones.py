@@ -1,12 +1,12 @@
-"""Encoders by name: normalised images in, one feature vector per image out."""
+"""Encoders by name: normalized images in, one feature vector per image out."""
 
 from typing import Any, Literal
 
 import keras
 
 from adios_tf.errors import UserError
-from adios_tf.nets.adapt import Plan
-from adios_tf.nets.families import BACKBONES, pooled
+from adios_tf.nets.builders import BACKBONES, pooled
+from adios_tf.nets.rebuild import Plan
 
 StemKind = Literal["auto", "small", "imagenet", "adios_cifar"]
 _SMALLEST = 16
@@ -23,7 +23,7 @@ def build_backbone(
     batchnorm_epsilon: float = 1e-5,
     **options: Any,
 ) -> keras.Model:
-    """Builds the encoder `name`: normalised images [B,S,S,C] to float32 features [B,D].
+    """Builds the encoder `name`: normalized images [B,S,S,C] to float32 features [B,D].
 
     Features are the global average of the last maps (ViT: the class token after the last
     LayerNorm), float32 under every precision policy. Weights are random: convolutions as in

@@ -2,7 +2,7 @@
 
 import keras
 
-from adios_tf.nets.initialisers import kaiming_kernel
+from adios_tf.nets.initializers import kaiming_kernel
 
 # Output channels, kernel side and stride of each convolution at width 1.
 _LAYERS = ((32, 4, 2), (64, 3, 2), (128, 3, 2), (256, 3, 1))

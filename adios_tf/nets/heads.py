@@ -1,7 +1,7 @@
 """Projectors and predictors: the small networks between the encoder and the loss.
 
 All heads are one row of `HEADS` each, read from top to bottom, one entry per dense layer.
-Initial weights are PyTorch's defaults (see `initialisers`), as in the official code.
+Initial weights are PyTorch's defaults (see `initializers`), as in the official code.
 """
 
 from typing import Literal, NamedTuple
@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import keras
 
 from adios_tf.errors import UserError
-from adios_tf.nets.initialisers import torch_bias, torch_kernel
+from adios_tf.nets.initializers import torch_bias, torch_kernel
 from adios_tf.registry import unknown_name
 
 

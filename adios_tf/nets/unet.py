@@ -11,7 +11,7 @@ from typing import Literal
 import keras
 
 from adios_tf.errors import UserError
-from adios_tf.nets.initialisers import torch_bias, torch_kernel
+from adios_tf.nets.initializers import torch_bias, torch_kernel
 
 Norm = Literal["gn", "in", "no"]
 HEAD_NAME = "mask_logits"
@@ -68,7 +68,7 @@ def build_unet(
     num_blocks: int | None = None,
     in_channels: int = 3,
 ) -> keras.Model:
-    """Builds the masker: normalised images [B,S,S,C] to float32 mask logits [B,S,S,num_outputs].
+    """Builds the masker: normalized images [B,S,S,C] to float32 mask logits [B,S,S,num_outputs].
 
     The masks are the softmax of the logits over the last axis; that is left to the caller.
     The 1x1 convolution at the end is the layer `mask_logits`.
@@ -128,7 +128,7 @@ def build_unet(
 
 
 def _block(x: keras.KerasTensor, width: int, norm: Norm, name: str) -> keras.KerasTensor:
-    """3x3 convolution, normalisation, ReLU; the image's size stays."""
+    """3x3 convolution, normalization, ReLU; the image's size stays."""
     x = keras.layers.Conv2D(
         width,
         3,

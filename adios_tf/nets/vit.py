@@ -85,7 +85,7 @@ def build_vit(
 
 
 def _block(x: keras.KerasTensor, heads: int, label: str) -> keras.KerasTensor:
-    """Attention and perceptron, each normalised before and added to what came in."""
+    """Attention and perceptron, each normalized before and added to what came in."""
     width = x.shape[-1]
     y = keras.layers.LayerNormalization(epsilon=_EPSILON, name=f"{label}_norm1")(x)
     y = keras.layers.MultiHeadAttention(

@@ -1,6 +1,6 @@
 """The distance between views: one file per objective, registered by name."""
 
-from adios_tf.objectives.base import OBJECTIVES, Embedding, Momentum, Objective, Pair
+from adios_tf.objectives.base import OBJECTIVES, Embedding, MomentumObjective, Objective, Pair
 from adios_tf.objectives.byol import BYOL
 from adios_tf.objectives.moco import MoCo
 from adios_tf.objectives.simclr import SimCLR
@@ -11,7 +11,7 @@ __all__ = [
     "OBJECTIVES",
     "Embedding",
     "MoCo",
-    "Momentum",
+    "MomentumObjective",
     "Objective",
     "Pair",
     "SimCLR",

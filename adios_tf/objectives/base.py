@@ -116,7 +116,7 @@ class Objective(keras.layers.Layer):
         """What must be remembered once both updates are done (EMA copies, queues)."""
 
 
-class Momentum(Objective):
+class MomentumObjective(Objective):
     """An objective whose keys come from an exponential moving average of encoder and projector.
 
     Args:

@@ -6,17 +6,17 @@ import keras
 import tensorflow as tf
 
 from adios_tf.nets import build_predictor, build_projector
-from adios_tf.objectives.base import OBJECTIVES, Embedding, Momentum
+from adios_tf.objectives.base import OBJECTIVES, Embedding, MomentumObjective
 from adios_tf.objectives.losses import negative_cosine
 
 
 @OBJECTIVES.register("byol", "predict the projection of a slowly moving copy (EMA)")
-class BYOL(Momentum):
+class BYOL(MomentumObjective):
     """The distance is 2 - 2 cos(prediction, target); both directions are summed.
 
     Args:
       hidden_dim, output_dim: of the projector; `predictor_dim`: hidden width of the predictor.
-      ema_base, ema_final, total_steps: see `Momentum`.
+      ema_base, ema_final, total_steps: see `MomentumObjective`.
     """
 
     def __init__(

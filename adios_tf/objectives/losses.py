@@ -7,7 +7,7 @@ import math
 
 import tensorflow as tf
 
-from adios_tf import replicas
+from adios_tf import distribution
 from adios_tf.errors import UserError
 
 _NORM_FLOOR = 1e-12
@@ -25,7 +25,7 @@ def at_least_float32(x: tf.Tensor) -> tf.Tensor:
     return tf.cast(x, tf.float32) if x.dtype in (tf.float16, tf.bfloat16) else x
 
 
-def normalise(x: tf.Tensor, floor: float = _NORM_FLOOR) -> tf.Tensor:
+def normalize(x: tf.Tensor, floor: float = _NORM_FLOOR) -> tf.Tensor:
     """Returns rows [B,D] divided by max(|row|, floor).
 
     The rows are first brought to the size of their largest entry, so that neither the squares
@@ -54,10 +54,10 @@ def nt_xent_rows(query: tf.Tensor, key: tf.Tensor, temperature: float) -> tf.Ten
     Returns:
       Cross-entropy per query row, [B].
     """
-    query, key = normalise(query), normalise(key)
-    queries, keys = replicas.gather(query), replicas.gather(key)
+    query, key = normalize(query), normalize(key)
+    queries, keys = distribution.gather(query), distribution.gather(key)
     rows = tf.shape(query)[0]
-    place = replicas.start_row(rows) + tf.range(rows)
+    place = distribution.start_row(rows) + tf.range(rows)
     to_keys = tf.matmul(query, keys, transpose_b=True) / temperature
     to_queries = tf.matmul(query, queries, transpose_b=True) / temperature
     itself = tf.one_hot(place, tf.shape(queries)[0], on_value=True, off_value=False, dtype=tf.bool)
@@ -90,7 +90,7 @@ def negative_cosine(query: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
 
     Gradient flows into both: stop it where the method says so.
     """
-    return -tf.reduce_sum(normalise(query, 1e-8) * normalise(key, 1e-8), axis=-1)
+    return -tf.reduce_sum(normalize(query, 1e-8) * normalize(key, 1e-8), axis=-1)
 
 
 def info_nce(query: tf.Tensor, key: tf.Tensor, queue: tf.Tensor, temperature: float) -> tf.Tensor:
@@ -104,7 +104,7 @@ def info_nce(query: tf.Tensor, key: tf.Tensor, queue: tf.Tensor, temperature: fl
     Returns:
       Cross-entropy per query row, [B].
     """
-    query, key = normalise(query), normalise(key)
+    query, key = normalize(query), normalize(key)
     positive = tf.reduce_sum(query * key, axis=-1, keepdims=True)
     negative = tf.matmul(query, tf.cast(queue, query.dtype), transpose_b=True)
     logits = tf.concat([positive, negative], axis=1) / temperature

@@ -5,22 +5,22 @@ from collections.abc import Mapping, Sequence
 import keras
 import tensorflow as tf
 
-from adios_tf import replicas
+from adios_tf import distribution
 from adios_tf.errors import UserError
 from adios_tf.nets import build_projector
-from adios_tf.objectives.base import OBJECTIVES, Embedding, Momentum, Pair
-from adios_tf.objectives.losses import check_temperature, info_nce, normalise
+from adios_tf.objectives.base import OBJECTIVES, Embedding, MomentumObjective, Pair
+from adios_tf.objectives.losses import check_temperature, info_nce, normalize
 
 
 def _unit_rows(shape: tuple[int, ...], dtype: str | None = None) -> tf.Tensor:
-    return normalise(keras.initializers.RandomNormal(stddev=1.0)(shape, dtype))
+    return normalize(keras.initializers.RandomNormal(stddev=1.0)(shape, dtype))
 
 
-@OBJECTIVES.register("moco", "contrast with a queue of earlier keys of a slow copy (MoCo v2)")
-class MoCo(Momentum):
+@OBJECTIVES.register("moco", "contrast with a queue of earlier keys of an EMA encoder (MoCo v2)")
+class MoCo(MomentumObjective):
     """InfoNCE of a query of the second view against its key, of the first, and the queue.
 
-    The slow copy moves at a constant momentum, at the end of a step where the official code moves
+    The EMA encoder moves at a constant momentum, at the end of a step where the official code moves
     it at the start of the next: the keys are the same. An occluded view is always the query and
     never a key (papers: MixMask, official code).
 
@@ -31,7 +31,7 @@ class MoCo(Momentum):
         then compared with the keys of both views (Un-Mix, official code for CIFAR), and the
         queue takes both.
       hidden_dim, output_dim: of the projector.
-      ema_base: momentum of the slow copy (0.999; 0.99 on CIFAR).
+      ema_base: momentum of the EMA encoder (0.999; 0.99 on CIFAR).
     """
 
     def __init__(
@@ -74,14 +74,14 @@ class MoCo(Momentum):
         return tuple(pairs)
 
     def after_step(self, clean: Mapping[str, Embedding], step: tf.Tensor) -> None:
-        """Moves the slow copy, then puts this step's clean keys in the place of the oldest.
+        """Moves the EMA encoder, then puts this step's clean keys in the place of the oldest.
 
         Raises:
           UserError: the step has more keys than the queue has places.
         """
         super().after_step(clean, step)
         keys = [clean[view].key for view in sorted(clean) if clean[view].key is not None]
-        keys = tf.concat([replicas.gather(normalise(key)) for key in keys], axis=0)
+        keys = tf.concat([distribution.gather(normalize(key)) for key in keys], axis=0)
         places, number = self.queue.shape[0], keys.shape[0]
         if number is not None and number > places:
             raise UserError(

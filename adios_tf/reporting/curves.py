@@ -40,7 +40,7 @@ SECTIONS: dict[str, tuple[Chart, ...]] = {
         Chart("mask penalty", r"(.*_)?penalty(_.*)?|sparsity|entropy"),
         Chart("probe loss", r"probe_loss"),
     ),
-    "What was learnt": (
+    "What was learned": (
         Chart("kNN accuracy", r"knn(_.*)?|.*_knn", share=True),
         Chart("linear probe accuracy", r"(probe|linear)_(.*_)?acc(uracy)?(_.*)?", share=True),
         Chart("mask quality", r"mask_(ari|iou|msc|ssc)(_.*)?", zero=True),
@@ -201,19 +201,19 @@ def _line(
     count: int,
     dark: bool,
 ) -> None:
-    colour = palette.slot(index)
-    colour = _DARK_LINES.get(colour, colour) if dark else colour
+    color = palette.slot(index)
+    color = _DARK_LINES.get(color, color) if dark else color
     epochs, values = zip(*points, strict=True)
     style = ("-", "--", "-.", ":")[index // len(palette.SLOTS) % 4]
     marker = "o" if len(epochs) <= 12 else None
     label = re.sub(r"coverage_(\d+)_mean", r"slot \1", name).replace("_", " ")
-    axes.plot(epochs, values, style, color=colour, marker=marker, ms=3, lw=1.6, label=label)
+    axes.plot(epochs, values, style, color=color, marker=marker, ms=3, lw=1.6, label=label)
     if name.startswith("coverage_"):
         low, high = (data.get(name.replace("_mean", end), []) for end in ("_min", "_max"))
         if low and [epoch for epoch, _ in low] == [epoch for epoch, _ in high]:
             edges = [[value for _, value in band] for band in (low, high)]
             shade = 0.25 / math.sqrt(count)
-            axes.fill_between([epoch for epoch, _ in low], *edges, color=colour, alpha=shade, lw=0)
+            axes.fill_between([epoch for epoch, _ in low], *edges, color=color, alpha=shade, lw=0)
 
 
 def _limits(

@@ -18,7 +18,7 @@ import numpy as np
 DEAD_BELOW, DEAD_ABOVE = 0.02, 0.98
 
 
-def _normalised(features: np.ndarray) -> np.ndarray:
+def _normalized(features: np.ndarray) -> np.ndarray:
     features = np.asarray(features, np.float64)
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
@@ -26,13 +26,13 @@ def _normalised(features: np.ndarray) -> np.ndarray:
 def feature_health(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
     """Returns the health of the features of two views of the same images.
 
-    - `feature_spread`: standard deviation of the l2-normalised features of the first view,
+    - `feature_spread`: standard deviation of the l2-normalized features of the first view,
       averaged over dimensions, times sqrt(D): 0 collapsed, 1 spread all around (Chen & He
       2021, section 4.1).
-    - `effective_rank`: exponential of the entropy of the normalised singular values of the
-      first view's l2-normalised features, from 1 to min(B, D) (Roy & Vetterli 2007; RankMe,
+    - `effective_rank`: exponential of the entropy of the normalized singular values of the
+      first view's l2-normalized features, from 1 to min(B, D) (Roy & Vetterli 2007; RankMe,
       Garrido et al. 2023).
-    - `alignment`: mean squared distance between the l2-normalised views of an image, from 0
+    - `alignment`: mean squared distance between the l2-normalized views of an image, from 0
       to 4; `uniformity`: log of the mean of exp(-2 squared distance) over pairs of different
       images of the first view, from about -4 to 0 (Wang & Isola 2020).
 
@@ -44,7 +44,7 @@ def feature_health(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
     """
     if first.ndim != 2 or first.shape != second.shape or len(first) < 2:
         raise ValueError(f"features must be two [B,D], B > 1: {first.shape}, {second.shape}")
-    one, two = _normalised(first), _normalised(second)
+    one, two = _normalized(first), _normalized(second)
     count, width = one.shape
     shares = np.linalg.svd(one, compute_uv=False)
     shares = shares[shares > 0] / max(shares.sum(), 1e-300)
@@ -145,7 +145,7 @@ RULES = (
         lambda slots, width: max(3.0, min(32.0, 0.05 * width)),
         None,
         "number of directions that the features really use",
-        too_low="features use few directions: strengthen the colour augmentation, train "
+        too_low="features use few directions: strengthen the color augmentation, train "
         "longer, lower the weight decay",
     ),
     Rule(
@@ -222,8 +222,8 @@ RULES = (
         0.1,
         None,
         "part of the masks that depends on the image (0 a fixed layout)",
-        too_low="every image gets the same masks: the masker learnt a layout; lower its "
-        "learning rate, check that images are normalised",
+        too_low="every image gets the same masks: the masker learned a layout; lower its "
+        "learning rate, check that images are normalized",
         needs_slots=1,
     ),
 )

@@ -1,4 +1,4 @@
-"""Colours that people with any colour vision can tell apart, for pictures and curves."""
+"""Colors that people with any color vision can tell apart, for pictures and curves."""
 
 # Okabe & Ito (2008) without black, then Paul Tol's "muted", which keeps its distance.
 SLOTS = (
@@ -19,10 +19,10 @@ NOTHING = "#BBBBBB"  # visible pixels of a segmentation, background of a ground 
 
 
 def slot(index: int) -> str:
-    """Returns the colour of a mask slot or object as #RRGGBB; they repeat after twelve."""
+    """Returns the color of a mask slot or object as #RRGGBB; they repeat after twelve."""
     return SLOTS[index % len(SLOTS)]
 
 
-def rgb(colour: str) -> tuple[int, int, int]:
+def rgb(color: str) -> tuple[int, int, int]:
     """Returns #RRGGBB as three bytes."""
-    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
+    return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)

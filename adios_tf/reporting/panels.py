@@ -24,15 +24,15 @@ def segmentation(masks: np.ndarray) -> np.ndarray:
     return np.concatenate([visible, masks], axis=-1).argmax(axis=-1) - 1
 
 
-def colour_labels(labels: np.ndarray, background: int) -> np.ndarray:
-    """Returns integer labels [...] as uint8 colours [...,3]; `background` is grey.
+def color_labels(labels: np.ndarray, background: int) -> np.ndarray:
+    """Returns integer labels [...] as uint8 colors [...,3]; `background` is gray.
 
-    Label background + 1 gets the first colour, and so on.
+    Label background + 1 gets the first color, and so on.
     """
     table = [palette.NOTHING, *palette.SLOTS]
-    colours = np.array([palette.rgb(colour) for colour in table], np.uint8)
+    colors = np.array([palette.rgb(color) for color in table], np.uint8)
     rank = np.asarray(labels, np.int64) - background
-    return colours[np.where(rank <= 0, 0, (rank - 1) % len(palette.SLOTS) + 1)]
+    return colors[np.where(rank <= 0, 0, (rank - 1) % len(palette.SLOTS) + 1)]
 
 
 def _check(images: np.ndarray, masks: np.ndarray, truth: np.ndarray | None) -> None:
@@ -46,14 +46,14 @@ def _check(images: np.ndarray, masks: np.ndarray, truth: np.ndarray | None) -> N
 
 
 def _bytes(values: np.ndarray) -> np.ndarray:
-    """Returns [0,1] as uint8 RGB; grey becomes three channels, what is not finite magenta."""
+    """Returns [0,1] as uint8 RGB; gray becomes three channels, what is not finite magenta."""
     finite = np.isfinite(values)
     levels = np.clip(np.where(finite, values, 0.0), 0.0, 1.0)
-    colours = np.round(255 * levels).astype(np.uint8)
-    if colours.ndim == 3:
-        colours, finite = np.stack([colours] * 3, axis=-1), finite[..., None]
-    colours[~finite.all(axis=-1)] = (255, 0, 255)
-    return colours
+    colors = np.round(255 * levels).astype(np.uint8)
+    if colors.ndim == 3:
+        colors, finite = np.stack([colors] * 3, axis=-1), finite[..., None]
+    colors[~finite.all(axis=-1)] = (255, 0, 255)
+    return colors
 
 
 def mask_panel(
@@ -67,7 +67,7 @@ def mask_panel(
     """Draws images, their masks, masked copies, segmentation and ground truth.
 
     Columns: the image; each mask, white = hidden; the image with each mask's pixels hidden
-    (in the colour of the hole); which slot hides a pixel most, in the slots' colours, grey
+    (in the color of the hole); which slot hides a pixel most, in the slots' colors, gray
     where none does; the ground truth where known. Small images are blown up to crisp pixels,
     large ones shrunk.
 
@@ -94,10 +94,10 @@ def mask_panel(
         [("image", _bytes(images), None)],
         [(f"mask {n}", _bytes(masks[..., n]), palette.slot(n)) for n in range(slots)],
         [(f"without {n}", _bytes(copy), palette.slot(n)) for n, copy in enumerate(masked)],
-        [("segments", colour_labels(segmentation(masks), -1), None)],
+        [("segments", color_labels(segmentation(masks), -1), None)],
     ]
     if truth is not None:
-        groups[-1].append(("truth", colour_labels(truth, 0), None))
+        groups[-1].append(("truth", color_labels(truth, 0), None))
     picture = _compose(groups, rows)
     if path is not None:
         path = Path(path)
@@ -121,7 +121,7 @@ def _fit(cell: np.ndarray, smooth: bool) -> np.ndarray:
 def _compose(
     groups: list[list[tuple[str, np.ndarray, str | None]]], rows: Sequence[str] | None
 ) -> np.ndarray:
-    """Lays the columns out, with a title and a chip of the slot's colour above each."""
+    """Lays the columns out, with a title and a chip of the slot's color above each."""
     font = ImageFont.load_default(13)
     count = len(groups[0][0][1])
     height, width = _fit(groups[0][0][1][0], True).shape[:2]
@@ -140,13 +140,13 @@ def _compose(
         pen.text((_MARGIN, middle), name, _INK, font, anchor="lm")
     left = _MARGIN + label
     for group in groups:
-        for title, cells, colour in group:
+        for title, cells, color in group:
             pen.text((left + pitch // 2, _MARGIN + _TITLE // 2), title, _INK, font, anchor="mm")
-            if colour is not None:
+            if color is not None:
                 chip = (left, _MARGIN + _TITLE, left + pitch - 1, _MARGIN + _TITLE + _CHIP - 2)
-                pen.rectangle(chip, fill=colour)
+                pen.rectangle(chip, fill=color)
             for row, cell in enumerate(cells):
-                # Averaging labels would invent colours.
+                # Averaging labels would invent colors.
                 tile = Image.fromarray(_fit(cell, smooth=title not in ("segments", "truth")))
                 sheet.paste(tile, (left + (pitch - width) // 2, top + row * (height + _GAP)))
             left += pitch + _GAP

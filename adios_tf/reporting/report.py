@@ -1,4 +1,4 @@
-"""`report.html`: one file that says what a run was, what it learnt and whether it is well."""
+"""`report.html`: one file that says what a run was, what it learned and whether it is well."""
 
 import json
 import math

@@ -17,8 +17,8 @@ from adios_tf.data import AugmentConfig, Examples, pretrain_dataset, throughput
 from adios_tf.reporting.tables import format_table, write_json
 from adios_tf.training.build import build_pretrainer
 from adios_tf.training.config import PretrainConfig
-from adios_tf.training.memory import peak_memory_mb
 from adios_tf.training.pretrainer import Pretrainer
+from adios_tf.training.system import peak_memory_mb
 
 
 @dataclasses.dataclass(frozen=True)

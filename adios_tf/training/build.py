@@ -10,8 +10,8 @@ from adios_tf.nets import build_backbone, build_unet
 from adios_tf.nets.filters import build_high_pass
 from adios_tf.objectives import OBJECTIVES, Objective
 from adios_tf.registry import construct
-from adios_tf.training.combinations import check_combination
 from adios_tf.training.config import PretrainConfig
+from adios_tf.training.methods import check_combination
 from adios_tf.training.optimizers import build_optimizer
 from adios_tf.training.pretrainer import Pretrainer
 from adios_tf.training.probe import Probe

@@ -97,10 +97,10 @@ class Monitor(keras.callbacks.Callback):
 
     Args:
       run_dir: gets `metrics.jsonl`, `tensorboard/` and `pictures/`.
-      views: a fixed batch {"view1", "view2"} of augmented, normalised views [B,S,S,3].
+      views: a fixed batch {"view1", "view2"} of augmented, normalized views [B,S,S,3].
       images, truth: fixed pictures for the panel, [P,S,S,3] in [0,1], and their labels
         [P,S,S] or None.
-      normalise: brings [0,1] images to what the networks read.
+      normalize: brings [0,1] images to what the networks read.
       knn: returns {"knn": accuracy}, called every `knn_every` epochs; None = never.
       images_per_epoch: for the speed.
       stop_on_collapse: raise once the features have collapsed to a point.
@@ -113,7 +113,7 @@ class Monitor(keras.callbacks.Callback):
         *,
         images: np.ndarray,
         truth: np.ndarray | None,
-        normalise: Callable[[Any], tf.Tensor],
+        normalize: Callable[[Any], tf.Tensor],
         knn: Callable[[], dict[str, float]] | None,
         knn_every: int,
         picture_every: int,
@@ -123,7 +123,7 @@ class Monitor(keras.callbacks.Callback):
     ):
         super().__init__()
         self._run_dir, self._views, self._images, self._truth = run_dir, views, images, truth
-        self._normalise, self._knn, self._knn_every = normalise, knn, knn_every
+        self._normalize, self._knn, self._knn_every = normalize, knn, knn_every
         self._picture_every, self._images_per_epoch = picture_every, images_per_epoch
         self._stop_on_collapse, self._epochs = stop_on_collapse, epochs
         self._writer = tf.summary.create_file_writer(str(run_dir / "tensorboard"))
@@ -183,7 +183,7 @@ class Monitor(keras.callbacks.Callback):
     def _draw(self, epoch: int) -> None:
         if not self.model.masked_views:
             return
-        masks = self._masks(self._normalise(self._images), self._truth)
+        masks = self._masks(self._normalize(self._images), self._truth)
         folder = self._run_dir / "pictures"
         folder.mkdir(exist_ok=True)
         panel = mask_panel(self._images, masks, self._truth, folder / f"masks_{epoch:04d}.png")

@@ -43,8 +43,8 @@ class PretrainConfig:
     contrast: float = setting(0.8, "jitter strength", "augmentation", least=0)
     saturation: float = setting(0.8, "jitter strength", "augmentation", least=0)
     hue: float = setting(0.2, "jitter strength", "augmentation", least=0, most=0.5)
-    jitter_prob: float = setting(0.8, "how often colours jitter", "augmentation", least=0, most=1)
-    gray_prob: float = setting(0.2, "how often colour is dropped", "augmentation", least=0, most=1)
+    jitter_prob: float = setting(0.8, "how often colors jitter", "augmentation", least=0, most=1)
+    gray_prob: float = setting(0.2, "how often color is dropped", "augmentation", least=0, most=1)
     blur_prob: float = setting(0.5, "how often a view is blurred", "augmentation", least=0, most=1)
     solarize_prob: float = setting(
         0.0, "how often it is solarized", "augmentation", least=0, most=1
@@ -108,7 +108,7 @@ class PretrainConfig:
         True, "also compare clean views with occluded ones, where the objective does", "masking"
     )
     sparsity_weight: float = setting(1.0, "alpha1 of ADIOS", "masking", least=0)
-    entropy_weight: float = setting(0.0, "> 0 favours slots of equal size", "masking")
+    entropy_weight: float = setting(0.0, "> 0 favors slots of equal size", "masking")
     entropy_kind: str = setting(
         "coverage",
         "entropy of what; the official ADIOS term is softmax[_joint] at -alpha2 * batch size",
@@ -172,7 +172,7 @@ class PretrainConfig:
         0.893, "mscn: side of the window as a share of the image's", "masking", above=0, most=1
     )
     channel_prob: float = setting(
-        0.7, "mscn: how often a grid hides each colour for itself", "masking", least=0, most=1
+        0.7, "mscn: how often a grid hides each color for itself", "masking", least=0, most=1
     )
     unmix_prob: float = setting(
         0.5, "unmix: how often images are blended, not boxes pasted", "masking", least=0, most=1
@@ -196,45 +196,45 @@ class PretrainConfig:
     partner: str = setting(
         "reversal", "mix: which image fills", "fill", choices=("reversal", "random")
     )
-    noise_std: float = setting(0.18, "noise: standard deviation, normalised", "fill", least=0)
+    noise_std: float = setting(0.18, "noise: standard deviation, normalized", "fill", least=0)
     noise_tile: int = setting(
         0, "noise: side of a patch shared by all images and repeated; 0 = none", "fill", least=0
     )
     fill_blur: float = setting(0.1, "blur: sigma as a share of the image side", "fill", above=0)
 
-    # ------------------------------------------------------------------ optimisation
+    # ------------------------------------------------------------------ optimization
     update: str = setting(
         "alternating",
         "masker's step after the encoder's, or both from one backward pass",
-        "optimisation",
+        "optimization",
         choices=("alternating", "simultaneous"),
     )
-    epochs: int = setting(100, "passes over the data", "optimisation", least=1)
+    epochs: int = setting(100, "passes over the data", "optimization", least=1)
     optimizer: str = setting(
-        "lars", "of encoder and masker", "optimisation", choices=("lars", "sgd", "adamw")
+        "lars", "of encoder and masker", "optimization", choices=("lars", "sgd", "adamw")
     )
-    learning_rate: float = setting(0.4, "of the encoder", "optimisation", above=0)
-    masker_learning_rate: float = setting(0.1, "of the masker", "optimisation", above=0)
-    weight_decay: float = setting(1e-5, "of encoder and masker", "optimisation", least=0)
-    momentum: float = setting(0.9, "of SGD and LARS", "optimisation", least=0, most=1)
-    lars_eta: float = setting(0.02, "trust coefficient of LARS", "optimisation", above=0)
-    lars_clip: bool = setting(True, "LARS never exceeds the learning rate", "optimisation")
+    learning_rate: float = setting(0.4, "of the encoder", "optimization", above=0)
+    masker_learning_rate: float = setting(0.1, "of the masker", "optimization", above=0)
+    weight_decay: float = setting(1e-5, "of encoder and masker", "optimization", least=0)
+    momentum: float = setting(0.9, "of SGD and LARS", "optimization", least=0, most=1)
+    lars_eta: float = setting(0.02, "trust coefficient of LARS", "optimization", above=0)
+    lars_clip: bool = setting(True, "LARS never exceeds the learning rate", "optimization")
     schedule: str = setting(
         "warmup_cosine",
         "of the learning rates, stepped once per epoch",
-        "optimisation",
+        "optimization",
         choices=("warmup_cosine", "cosine", "step", "constant"),
     )
     schedule_per_epoch: bool = setting(
-        True, "false: warm-up and cosine move with every update", "optimisation"
+        True, "false: warm-up and cosine move with every update", "optimization"
     )
-    warmup_epochs: int = setting(10, "length of the warm-up", "optimisation", least=0)
-    warmup_start: float = setting(0.003, "learning rate it starts from", "optimisation", least=0)
-    milestones: tuple[int, ...] = setting((60, 80), "epochs at which `step` drops", "optimisation")
+    warmup_epochs: int = setting(10, "length of the warm-up", "optimization", least=0)
+    warmup_start: float = setting(0.003, "learning rate it starts from", "optimization", least=0)
+    milestones: tuple[int, ...] = setting((60, 80), "epochs at which `step` drops", "optimization")
     constant_predictor: bool = setting(
-        False, "keep the predictor's rate constant (SimSiam)", "optimisation"
+        False, "keep the predictor's rate constant (SimSiam)", "optimization"
     )
-    accumulate: int = setting(1, "batches whose gradients make one update", "optimisation", least=1)
+    accumulate: int = setting(1, "batches whose gradients make one update", "optimization", least=1)
 
     # ------------------------------------------------------------------ machine
     precision: str = setting(
@@ -256,7 +256,7 @@ class PretrainConfig:
         0, "kNN accuracy every so many epochs; 0 = before and after only", "monitoring", least=0
     )
     knn_train_images: int = setting(
-        10000, "labelled images that vote in kNN; 0 = all", "monitoring", least=0
+        10000, "labeled images that vote in kNN; 0 = all", "monitoring", least=0
     )
     knn_test_images: int = setting(
         2000, "images that kNN is tested on; 0 = all", "monitoring", least=0

@@ -3,7 +3,7 @@
 All three differ from Keras's own in the same three ways:
 
 - Weight decay and LARS's scaling leave out one-dimensional weights where asked
-  (`exclude_1d`): biases and the scales and offsets of normalisation.
+  (`exclude_1d`): biases and the scales and offsets of normalization.
 - `accumulation_steps=n` updates once per n calls, with the mean of their gradients. Keras's
   `gradient_accumulation_steps` calls `merge_call` inside a `cond`, which TensorFlow refuses
   under any distribution strategy, and keeps a different sum on each replica, which a
@@ -28,7 +28,7 @@ Rate = float | keras.optimizers.schedules.LearningRateSchedule
 
 
 def is_one_dimensional(variable: keras.Variable) -> bool:
-    """Whether the weight is a bias or a normalisation's scale or offset in PyTorch's layout.
+    """Whether the weight is a bias or a normalization's scale or offset in PyTorch's layout.
 
     Keras's attention layers keep biases as [heads, size]; in PyTorch they have one dimension,
     so the name decides there. Class tokens and position tables have more than one dimension

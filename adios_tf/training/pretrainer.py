@@ -10,12 +10,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from adios_tf import replicas
+from adios_tf import distribution
 from adios_tf.errors import UserError
 from adios_tf.masking import FILLS, Fill, Masking
 from adios_tf.masking.base import Masks
 from adios_tf.objectives import Objective
-from adios_tf.training.differentiate import Differentiator, Result
+from adios_tf.training.gradients import Differentiator, Result
 from adios_tf.training.probe import Probe
 
 UPDATES = ("alternating", "simultaneous")
@@ -157,7 +157,7 @@ class Pretrainer(keras.Model):
     ) -> Result:
         """Distance and gradients, scaled for replicas and for half precision."""
         optimizer = self.optimizer if encoder else self.masker_optimizer
-        scale = optimizer.scale_loss(1.0 / replicas.count())
+        scale = optimizer.scale_loss(1.0 / distribution.count())
         slots = [{view: tf.stop_gradient(mask) for view, mask in slot.items()} for slot in slots]
         return self.differentiator(batch, slots, seeds["fill"], scale, encoder, masks)
 
@@ -171,7 +171,7 @@ class Pretrainer(keras.Model):
         self, tape: tf.GradientTape, slots: Sequence[Masks], result: Result, penalty: tf.Tensor
     ) -> None:
         """Chains the distance's gradient, reversed, with the masker's, and adds the penalty's."""
-        scale = self.masker_optimizer.scale_loss(1.0 / replicas.count())
+        scale = self.masker_optimizer.scale_loss(1.0 / distribution.count())
         reverse = -scale / result.scale
         targets = [slot[view] for slot in slots for view in self.masked_views]
         uphill = [
@@ -259,18 +259,18 @@ class Pretrainer(keras.Model):
         return groups
 
     def call(self, images: Any, training: bool = False) -> tf.Tensor:
-        """Features of normalised images, [B,S,S,3] or a batch of `fit`, -> [B,D]."""
+        """Features of normalized images, [B,S,S,3] or a batch of `fit`, -> [B,D]."""
         if isinstance(images, Mapping):
             images = images["view1"]
         return self.inference_encoder(images, training=training)
 
     @property
     def inference_encoder(self) -> keras.Model:
-        """What is evaluated and saved: normalised images [B,S,S,3] -> features [B,D]."""
+        """What is evaluated and saved: normalized images [B,S,S,3] -> features [B,D]."""
         return self._behind_filter(self.objective.encoder)
 
     def inference_masker(self, image_size: int) -> keras.Model | None:
-        """What is saved of the masker: normalised images [B,S,S,3] -> masks [B,S,S,N]."""
+        """What is saved of the masker: normalized images [B,S,S,3] -> masks [B,S,S,N]."""
         masker = self.masking.inference_model(image_size)
         return masker if masker is None else self._behind_filter(masker)
 

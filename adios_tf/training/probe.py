@@ -31,7 +31,7 @@ class Probe(keras.layers.Layer):
         self.built = True
 
     def call(self, features: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns cross-entropy and accuracy over the labelled rows, two scalars.
+        """Returns cross-entropy and accuracy over the labeled rows, two scalars.
 
         Args:
           features: [B,D]; the gradient stops here.

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from adios_tf import artifact
+from adios_tf import pretrained
 from adios_tf.data import (
     AugmentConfig,
     DatasetInfo,
@@ -22,7 +22,9 @@ from adios_tf.data import (
     normalize,
     pretrain_dataset,
 )
+from adios_tf.distribution import strategy_for
 from adios_tf.errors import UserError
+from adios_tf.evaluation.online import OnlineEvaluator
 from adios_tf.registry import import_plugins
 from adios_tf.reporting.curves import draw_curves
 from adios_tf.reporting.report import write_report
@@ -31,11 +33,9 @@ from adios_tf.training.build import build_pretrainer
 from adios_tf.training.callbacks import Each, Guard, Monitor, Progress
 from adios_tf.training.checkpoints import Checkpoints, SaveCheckpoints
 from adios_tf.training.config import PretrainConfig
-from adios_tf.training.distribution import strategy_for
-from adios_tf.training.judge import Judge
-from adios_tf.training.memory import peak_memory_mb
 from adios_tf.training.pretrainer import Pretrainer
 from adios_tf.training.run_folder import environment, start_run
+from adios_tf.training.system import peak_memory_mb
 
 HEALTH_IMAGES = 256
 
@@ -84,7 +84,7 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
     checkpoints = Checkpoints(run_dir / "checkpoints", model, config.keep_checkpoints)
     done = start_run(config, run_dir, model, checkpoints)
 
-    judge = Judge(config, info, train, model)
+    judge = OnlineEvaluator(config, info, train, model)
     summary = _before(run_dir, judge) if done == 0 else _saved_before(run_dir)
     earlier = sum(record["seconds"] for record in read_jsonl(run_dir / "metrics.jsonl"))
     views, pictures = _fixed_batches(config, info, train)
@@ -102,7 +102,7 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
             views,
             images=pictures["image"],
             truth=pictures.get("mask"),
-            normalise=lambda images: normalize(images, info.mean, info.std),
+            normalize=lambda images: normalize(images, info.mean, info.std),
             knn=judge.knn if config.knn_every else None,
             knn_every=config.knn_every,
             picture_every=config.picture_every,
@@ -243,7 +243,7 @@ def _save_model(
         "step": int(model.step.numpy()),
         "commit": environment()["commit"],
     }
-    artifact.save(
+    pretrained.save(
         run_dir / "model",
         facts,
         model.inference_encoder,
@@ -259,7 +259,7 @@ def _save_model(
 # ------------------------------------------------------------------ closing
 
 
-def _before(run_dir: Path, judge: Judge) -> dict[str, Any]:
+def _before(run_dir: Path, judge: OnlineEvaluator) -> dict[str, Any]:
     summary = judge.before()
     write_json(run_dir / "before.json", summary)
     for name, value in summary.items():

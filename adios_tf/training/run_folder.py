@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 from tqdm import tqdm
 
-from adios_tf import artifact, cli
+from adios_tf import cli, pretrained
 from adios_tf.errors import UserError
 from adios_tf.reporting.tables import read_jsonl, write_json, write_jsonl
 from adios_tf.training.checkpoints import Checkpoints
@@ -57,7 +57,7 @@ def start_run(
 
 def bring_weights(config: PretrainConfig, model: Pretrainer) -> None:
     """Copies the weights of another run's networks into this one's."""
-    source = artifact.load(config.init_from)
+    source = pretrained.load(config.init_from)
     objective = model.objective
     for fact in ("stem", "padding"):
         theirs = source.info.get(fact, getattr(config, fact))

@@ -21,16 +21,16 @@ from adios_tf import cli
 from adios_tf.cli import setting
 from adios_tf.data import describe
 from adios_tf.errors import UserError
-from adios_tf.evaluation.compare import RunScores, significance
 from adios_tf.evaluation.config import EvaluateConfig
 from adios_tf.evaluation.plots import plot_study
-from adios_tf.evaluation.rows import JSON, read_results
+from adios_tf.evaluation.results import JSON, read_results
 from adios_tf.evaluation.runner import evaluate
+from adios_tf.evaluation.significance import RunScores, significance
 from adios_tf.registry import import_plugins
 from adios_tf.reporting.tables import format_table, write_json, write_text
 from adios_tf.training.build import build_pretrainer
-from adios_tf.training.combinations import check_combination
 from adios_tf.training.config import PretrainConfig
+from adios_tf.training.methods import check_combination
 from adios_tf.training.run import pretrain, training_batches, training_examples
 
 PROTOCOLS = ("knn", "linear")
@@ -283,7 +283,7 @@ def seconds_per_step(runs: Sequence[Run], rounds: int) -> dict[str, float]:
 
 
 def run_values(run: Run) -> dict[str, float]:
-    """Returns the scores of a finished run, as fractions, and its yardsticks."""
+    """Returns the scores of a finished run, as fractions, and its baselines."""
     summary = json.loads((run.folder / "summary.json").read_text())
     values = {
         row["protocol"]: row["value"]
@@ -299,7 +299,7 @@ def compare_methods(runs: Sequence[Run], seconds: Mapping[str, float]) -> list[d
 
     Scores are {"mean", "std" (n-1, None for one run), "values"}; "gain" is the linear accuracy
     over the plain method of the same objective (the first row without masking), "p" of the test
-    that `adios_tf.evaluation.compare.significance` names. p is not corrected for the number of
+    that `adios_tf.evaluation.significance.significance` names. p is not corrected for the number of
     methods: of twenty that change nothing, one is below 0.05 on average.
     """
     methods: dict[str, list[Run]] = {}
@@ -322,17 +322,17 @@ def compare_methods(runs: Sequence[Run], seconds: Mapping[str, float]) -> list[d
         for name in (*PROTOCOLS, "mask_ari", "mask_ari_random", "knn_untrained", "knn_pixels"):
             values = [run.values[name] for run in scores[method] if name in run.values]
             row[name] = _spread(values) if values else None
-        rival = plain.get(members[0].config.objective)
-        row["plain"] = rival if rival != method else None
+        baseline = plain.get(members[0].config.objective)
+        row["plain"] = baseline if baseline != method else None
         row["gain"] = row["p"] = None
         if row["plain"]:
             row["gain"] = row["linear"]["mean"] - np.mean(
-                [run.values["linear"] for run in scores[rival]]
+                [run.values["linear"] for run in scores[baseline]]
             )
-            row["p"], row["test"] = significance("linear", scores[rival], scores[method])
+            row["p"], row["test"] = significance("linear", scores[baseline], scores[method])
             row["verdict"] = _verdict(row["gain"], row["p"])
         else:
-            row["verdict"] = "the plain method" if rival else "no plain method in the list"
+            row["verdict"] = "the plain method" if baseline else "no plain method in the list"
         row["seconds_per_step"] = seconds.get(method)
         rows.append(row)
     return rows

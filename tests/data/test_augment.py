@@ -123,25 +123,25 @@ def test_a_flip_mirrors_view_and_mask():
 
 
 def test_masks_are_cropped_along():
-    """An image painted by its own label map: colours and labels must go on agreeing."""
+    """An image painted by its own label map: colors and labels must go on agreeing."""
     labels = np.kron(np.arange(16).reshape(4, 4), np.ones((16, 16), int))
-    colours = np.stack([labels * 16, labels[::-1] * 16, labels.T * 16], -1).astype(np.uint8)
+    colors = np.stack([labels * 16, labels[::-1] * 16, labels.T * 16], -1).astype(np.uint8)
     config = dataclasses.replace(PLAIN, image_size=48, flip_prob=0.5)
     agree = []
     for seed in range(12):
-        view, mask = augment(colours, tf.constant([seed, 3]), config, labels)
+        view, mask = augment(colors, tf.constant([seed, 3]), config, labels)
         assert mask.dtype == tf.int32
         agree.append(np.mean(np.rint(view[..., 0] * 255 / 16) == mask))
     # Bicubic blends the two sides of an edge; everything else must agree.
     assert min(agree) > 0.85
 
 
-# ---------------------------------------------------------------------- colours
+# ---------------------------------------------------------------------- colors
 
 
 def test_hue_equals_colorsys_and_tf_image():
     images = planes(4)
-    images[0, :, 0, 0] = 0.0  # black, grey and white have no hue
+    images[0, :, 0, 0] = 0.0  # black, gray and white have no hue
     images[0, :, 0, 1] = 0.5
     images[0, :, 0, 2] = 1.0
     images[0, :, 0, 3] = (1, 1, 0)  # two equal maxima
@@ -210,7 +210,7 @@ def test_probabilities_are_kept():
         assert abs(changed.mean() - wanted) < 4 * math.sqrt(0.25 / count), field
 
 
-def test_without_any_colour_change_planes_pass_through():
+def test_without_any_color_change_planes_pass_through():
     images, draws = tf.constant(planes(4)), tf.constant(many_draws(4))
     np.testing.assert_array_equal(recolor(images, draws, PLAIN), images)
     still = dataclasses.replace(

@@ -25,7 +25,7 @@ def test_every_entry_is_complete():
         ("shapes", 32, None, 0.25, ("train", "test")),
         ("cifar10", 32, 10, 0.247, ("train", "test")),
         ("cifar100", 32, 100, 0.247, ("train", "test")),
-        ("stl10", 96, 10, 0.247, ("train+unlabelled", "test")),
+        ("stl10", 96, 10, 0.247, ("train+unlabeled", "test")),
         ("tiny_imagenet_200", 64, 200, 0.277, ("train", "test")),
         ("imagenet100s", 96, 100, 0.228, ("train", "validation")),
         ("imagenet100", 224, 100, 0.228, ("train", "validation")),
@@ -37,7 +37,7 @@ def test_facts_of_the_published_data_sets(name, size, classes, std, splits):
     assert (info.train_split, info.test_split) == splits
 
 
-def test_labelled_part_of_stl10():
+def test_labeled_part_of_stl10():
     assert describe("stl10").label_train_split == "train"
 
 

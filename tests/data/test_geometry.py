@@ -120,7 +120,7 @@ def test_resize_matrix_equals_pillow_on_a_stretch():
         np.testing.assert_allclose(np.clip(rows[n] @ line, 0, 1), wanted, atol=2e-5)
 
 
-def test_nearest_rows_takes_the_pixel_below_each_centre():
+def test_nearest_rows_takes_the_pixel_below_each_center():
     for start, length, size in ((0, 32, 32), (3, 10, 4), (2, 4, 9), (5, 1, 3)):
         wanted = [start + int((i + 0.5) * length / size) for i in range(size)]
         got = nearest_rows(tf.constant(start), tf.constant(length), size)
@@ -146,8 +146,8 @@ def test_evaluation_transform():
     np.testing.assert_allclose(squashed, slow_resize(image / 255, 20), atol=2e-5)
     assert squashed_mask.shape == (20, 20)
     assert squashed_mask[0, 0] == mask[1, 1]
-    centred = evaluation_transform(image, 20, resize="center_crop", crop_ratio=0.5)
-    np.testing.assert_allclose(centred, slow_resize(image[20:40, 10:30] / 255, 20), atol=2e-5)
+    centered = evaluation_transform(image, 20, resize="center_crop", crop_ratio=0.5)
+    np.testing.assert_allclose(centered, slow_resize(image[20:40, 10:30] / 255, 20), atol=2e-5)
     with pytest.raises(UserError, match="center_crop"):
         evaluation_transform(image, 20, resize="crop")
     with pytest.raises(UserError, match="crop_ratio"):

@@ -29,7 +29,7 @@ STEPS = COUNT // BATCH
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
 FIRST = AugmentConfig(12, min_scale=0.3)
 SECOND = AugmentConfig(12, min_scale=0.2, solarize_prob=0.5, blur_prob=0.2)
-# Where colours do not matter: its graph is built in a fraction of the time.
+# Where colors do not matter: its graph is built in a fraction of the time.
 PLAIN = AugmentConfig(12, min_scale=0.3, jitter_prob=0, gray_prob=0, blur_prob=0)
 PATHS = [(alike, cache) for alike in (True, False) for cache in ("yes", "no")]
 
@@ -168,7 +168,7 @@ def test_a_resumed_stream_is_the_tail_of_the_whole(path, epoch, step):
     assert_same(resumed, rest)
 
 
-def test_a_resumed_stream_has_the_colours_of_the_whole(whole):
+def test_a_resumed_stream_has_the_colors_of_the_whole(whole):
     options = {"first": FIRST, "second": SECOND, "start_epoch": 1, "start_step": 3}
     for path in ((True, "yes"), (False, "no")):
         rest = whole[path][STEPS + 3 :]

@@ -79,7 +79,7 @@ def test_outlines_have_one_area():
         assert area == pytest.approx(np.pi, rel=0.03), scenes.CLASS_NAMES[kind]
 
 
-def test_colours_equal_colorsys():
+def test_colors_equal_colorsys():
     rng = np.random.default_rng(0)
     given = rng.random((200, 3))
     wanted = [colorsys.hsv_to_rgb(*row) for row in given]
@@ -99,7 +99,7 @@ def test_textures_are_what_they_are_called():
 
 
 def statistics(images: np.ndarray) -> np.ndarray:
-    """Colour statistics of whole images: means, deviations, histograms. [n,F]."""
+    """Color statistics of whole images: means, deviations, histograms. [n,F]."""
     pixels = images.reshape(len(images), -1, 3) / 255
     gray = pixels.mean(-1, keepdims=True)
     four = np.concatenate([pixels, gray], axis=-1)
@@ -108,7 +108,7 @@ def statistics(images: np.ndarray) -> np.ndarray:
 
 
 def test_the_label_is_not_in_the_pixels(many):
-    """Neither colour statistics nor the nearest images tell the class: chance is 11 %."""
+    """Neither color statistics nor the nearest images tell the class: chance is 11 %."""
     train, test = many
     images, others = train.compose(train.background), test.compose(test.background)
     seen, unseen = statistics(images), statistics(others)

@@ -73,7 +73,7 @@ def test_a_flat_folder_has_no_labels(tmp_path):
     assert [row["label"] for row in rows(examples)] == [-1] * 3
 
 
-def test_one_image_beside_the_folders_and_nothing_is_labelled(classes):
+def test_one_image_beside_the_folders_and_nothing_is_labeled(classes):
     folder, _ = classes
     save(folder / "stray.png")
     examples = opened(folder)
@@ -88,7 +88,7 @@ def test_every_kind_of_file(tmp_path):
     gray = np.random.default_rng(0).integers(0, 256, (6, 6), np.uint8)
     Image.fromarray(gray).save(tmp_path / "c.png")
     Image.fromarray(np.dstack([pixels, np.full((9, 7), 200, np.uint8)])).save(tmp_path / "d.png")
-    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
     frames[0].save(tmp_path / "e.gif", save_all=True, append_images=frames[1:])
     (tmp_path / "notes.txt").write_text("not an image")
     found = rows(opened(tmp_path))

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import adios_tf.artifact
+import adios_tf.pretrained
 from adios_tf.cli import flag_lines, parse
 from adios_tf.reporting.tables import read_jsonl
 from adios_tf.training.config import PretrainConfig
+from adios_tf.training.methods import list_methods
 from adios_tf.training.run import pretrain
-from adios_tf.training.words import list_words
 
 TINY = "--plugins={plugin} --backbone=test_layer --image_size=16 --hidden_dim=8 --output_dim=8"
 RUNS = {
@@ -109,7 +109,7 @@ def test_a_run_folder_holds_everything(runs, name):
     assert "<html" in report
     assert "http://" not in report
     assert "https://" not in report.replace("https://arxiv.org", "")
-    model = adios_tf.artifact.load(folder)
+    model = adios_tf.pretrained.load(folder)
     assert model(np.zeros((2, 16, 16, 3), np.uint8)).shape[0] == 2
     assert model.info["step"] == steps * config.epochs
 
@@ -121,10 +121,10 @@ def test_what_single_flags_leave_behind(runs):
     assert not (folder / "pictures" / "masks_0001.png").exists()
     rates = [r["learning_rate"] for r in read_jsonl(folder / "metrics.jsonl")]
     assert rates[1] < rates[0] * 0.5
-    assert adios_tf.artifact.load(folder).info["class_names"] == ["cow", "ant"]
+    assert adios_tf.pretrained.load(folder).info["class_names"] == ["cow", "ant"]
     # Noise with labels: if images of an undivided folder voted on themselves, all were right.
     assert runs["unmix_blocks"][2]["knn_pixels"] < 1
-    sequential = adios_tf.artifact.load(runs["sequential"][0])
+    sequential = adios_tf.pretrained.load(runs["sequential"][0])
     assert sequential.masks(np.zeros((2, 16, 16, 3), np.uint8)).shape == (2, 16, 16, 2)
     assert "probe_accuracy" not in read_jsonl(runs["patches"][0] / "metrics.jsonl")[0]
     assert "probe_accuracy" in read_jsonl(runs["mscn"][0] / "metrics.jsonl")[0]
@@ -136,17 +136,19 @@ def test_a_finished_run_does_not_train_on(runs):
         file: file.read_bytes()
         for file in [*folder.glob("checkpoints/*"), folder / "metrics.jsonl"]
     }
-    weights = adios_tf.artifact.load(folder).encoder.get_weights()
+    weights = adios_tf.pretrained.load(folder).encoder.get_weights()
     again = pretrain(config)
     assert before == {file: file.read_bytes() for file in before}
-    for one, two in zip(weights, adios_tf.artifact.load(folder).encoder.get_weights(), strict=True):
+    for one, two in zip(
+        weights, adios_tf.pretrained.load(folder).encoder.get_weights(), strict=True
+    ):
         np.testing.assert_array_equal(one, two)
     same = [key for key in summary if key.startswith("knn") or key == "epochs"]
     assert {key: again[key] for key in same} == {key: summary[key] for key in same}
 
 
 def test_the_list_of_words(plugin, capsys):
-    list_words((plugin,))
+    list_methods((plugin,))
     told = capsys.readouterr().out
     for word in ("--objective", "simclr", "sequential", "mix", "test_layer", "cifar10"):
         assert word in told

@@ -14,9 +14,9 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_own_objective_masking_and_fill(tmp_path, folder):
     """The file that CONTRIBUTING.md shows lies in the user's folder and trains from there."""
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
-    (tmp_path / "my_words.py").write_text(code)
+    (tmp_path / "my_components.py").write_text(code)
     words = {"objective": "align_uniform", "masking": "band", "fill": "mirror"}
-    command = [sys.executable, str(ROOT / "bin" / "pretrain.py"), "--plugins=my_words"]
+    command = [sys.executable, str(ROOT / "bin" / "pretrain.py"), "--plugins=my_components"]
     command += [f"--{kind}={name}" for kind, name in words.items()]
     command += f"--dataset={folder} --run_dir=run --backbone=convnet_small".split()
     command += "--image_size=16 --hidden_dim=8 --output_dim=8 --batch_size=8 --epochs=2".split()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from adios_tf import artifact
+from adios_tf import pretrained
 from adios_tf.data.catalog import describe
 from adios_tf.nets import build_unet
 
@@ -34,7 +34,7 @@ def save_run(folder: Path, masker: bool = True, **info: object) -> Path:
     facts = describe("shapes")
     known = {"dataset": "shapes", "image_size": 32, "mean": facts.mean, "std": facts.std}
     unet = build_unet(32, 3, base=8) if masker else None
-    artifact.save(folder / "model", known | info, tiny_encoder(), projector, unet)
+    pretrained.save(folder / "model", known | info, tiny_encoder(), projector, unet)
     return folder
 
 

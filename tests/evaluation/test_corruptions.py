@@ -12,7 +12,7 @@ from adios_tf.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt, co
 
 
 def pictures(count=6, side=32):
-    """Colour clouds with details of all sizes, so that every corruption changes something."""
+    """Color clouds with details of all sizes, so that every corruption changes something."""
     noise = np.random.default_rng(0).standard_normal((count, side, side, 3))
     clouds = sum(
         width * ndimage.gaussian_filter(noise, (0, width, width, 0.5)) for width in (0.5, 1, 2, 4)
@@ -44,14 +44,14 @@ def test_noise_is_seeded_and_new_for_every_image():
 
 
 def test_by_hand():
-    grey = np.full((1, 8, 8, 3), 100, np.uint8)
-    grey[0, 0, 0] = 200
-    mean = grey.mean(axis=(1, 2), keepdims=True)
+    gray = np.full((1, 8, 8, 3), 100, np.uint8)
+    gray[0, 0, 0] = 200
+    mean = gray.mean(axis=(1, 2), keepdims=True)
     np.testing.assert_array_equal(
-        corrupt(grey, "contrast", 3), np.rint(mean + 0.4 * (grey - mean)).astype(np.uint8)
+        corrupt(gray, "contrast", 3), np.rint(mean + 0.4 * (gray - mean)).astype(np.uint8)
     )
-    assert corrupt(grey, "brightness", 5)[0, 0, 0, 0] == 255
-    assert corrupt(grey, "brightness", 1)[0, 5, 5, 0] == round(100 + 25.5)
+    assert corrupt(gray, "brightness", 5)[0, 0, 0, 0] == 255
+    assert corrupt(gray, "brightness", 1)[0, 5, 5, 0] == round(100 + 25.5)
     file = io.BytesIO()
     Image.fromarray(pictures()[0]).save(file, "JPEG", quality=25)
     np.testing.assert_array_equal(

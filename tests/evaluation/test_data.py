@@ -7,14 +7,13 @@ import pytest
 import tensorflow as tf
 
 from adios_tf.data.catalog import describe
-from adios_tf.data.geometry import evaluation_transform
+from adios_tf.data.geometry import ImageSpec, evaluation_transform
 from adios_tf.errors import UserError
+from adios_tf.evaluation.augmentation import Augmentation
 from adios_tf.evaluation.config import EvaluateConfig
-from adios_tf.evaluation.crops import Augmentation
 from adios_tf.evaluation.data import open_pair, open_split
-from adios_tf.evaluation.look import Look
 
-LOOK = Look(16, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+LOOK = ImageSpec(16, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
 
 
 def split(root, **settings):

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from adios_tf import artifact
+from adios_tf import pretrained
 from adios_tf.errors import UserError
 from adios_tf.evaluation.features import encode_batches, feature_function
 
@@ -18,7 +18,7 @@ def encode(function, size, images=IMAGES):
 
 @pytest.mark.parametrize("layer", ["backbone", "projector", "pixels"])
 def test_any_batch_size_gives_the_same_features(run, layer):
-    function = feature_function(artifact.load(run), layer)
+    function = feature_function(pretrained.load(run), layer)
     whole = encode(function, 20)
     assert whole.shape == (20, {"backbone": 16, "projector": 4, "pixels": 3072}[layer])
     assert whole.dtype == np.float32
@@ -30,7 +30,7 @@ def test_any_batch_size_gives_the_same_features(run, layer):
 
 
 def test_encoding_leaves_batchnorm_alone(run):
-    model = artifact.load(run)
+    model = pretrained.load(run)
     before = [weight.numpy() for weight in model.encoder.weights]
     encode(feature_function(model, "projector"), 8)
     for old, weight in zip(before, model.encoder.weights, strict=True):
@@ -38,7 +38,7 @@ def test_encoding_leaves_batchnorm_alone(run):
 
 
 def test_features_are_those_of_the_network(run):
-    model = artifact.load(run)
+    model = pretrained.load(run)
     features = encode(feature_function(model, "backbone"), 8)
     np.testing.assert_allclose(features, model.encoder.predict(IMAGES, verbose=0), atol=1e-5)
     projected = encode(feature_function(model, "projector"), 8)
@@ -52,7 +52,7 @@ def test_no_projector(run):
     info = {"image_size": 32, "mean": [0] * 3, "std": [1] * 3}
     encoder = keras.Model(images, keras.layers.GlobalAveragePooling2D()(images))
     with pytest.raises(UserError, match="no projector"):
-        feature_function(artifact.PretrainedModel(info, encoder), "projector")
+        feature_function(pretrained.PretrainedModel(info, encoder), "projector")
 
 
 def test_nothing_to_encode():

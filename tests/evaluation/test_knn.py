@@ -46,7 +46,7 @@ def test_euclidean_by_hand():
 
 @pytest.mark.parametrize("count", [300, 4096, 9000])
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
-def test_neighbours_are_those_of_scikit_learn(count, distance):
+def test_neighbors_are_those_of_scikit_learn(count, distance):
     train, queries = features(count, 16), features(40, 16, seed=5)
     oracle = NearestNeighbors(n_neighbors=50, algorithm="brute", metric=distance)
     expected, order = oracle.fit(train.astype(np.float64)).kneighbors(queries)
@@ -101,7 +101,7 @@ def test_any_batch_of_queries_gives_the_same_bits(seed, cut, distance):
 
 @pytest.mark.parametrize(("queries", "train"), [(8, 64), (64, 16), (512, 512)])
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
-def test_any_block_size_gives_the_same_neighbours(monkeypatch, queries, train, distance):
+def test_any_block_size_gives_the_same_neighbors(monkeypatch, queries, train, distance):
     """Also with every train feature there three times over: ties go to the lower index."""
     base = features(200)
     data = np.concatenate([base, base, base])

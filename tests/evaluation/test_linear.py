@@ -13,9 +13,9 @@ from adios_tf.evaluation.metrics import rank_classes, top_accuracy
 def blobs(count, seed, dim=6, classes=3, noise=1.5):
     """Overlapping classes on a badly scaled, shifted basis."""
     rng = np.random.default_rng(seed)
-    centres = np.random.default_rng(99).standard_normal((classes, dim))
+    centers = np.random.default_rng(99).standard_normal((classes, dim))
     labels = rng.integers(0, classes, count)
-    points = centres[labels] + noise * rng.standard_normal((count, dim))
+    points = centers[labels] + noise * rng.standard_normal((count, dim))
     return (points * np.logspace(-2, 2, dim) + 7).astype(np.float32), labels
 
 
@@ -57,7 +57,7 @@ def test_the_sweep_is_decided_on_validation_data():
     np.testing.assert_array_equal(result.scores, other.scores)
 
 
-def test_ties_go_to_the_stronger_regularisation():
+def test_ties_go_to_the_stronger_regularization():
     far = np.array([[-5.0], [5.0]] * 20), np.array([0, 1] * 20)
     assert linear.logistic_probe(*far, *far, strengths=(1e-3, 0.1, 1e-2)).chosen == 0.1
 
@@ -106,7 +106,7 @@ def test_the_bank_is_a_loop_over_learning_rates():
 
 
 def test_learning_rates_do_not_touch_each_other():
-    """A neighbour that diverges to NaN leaves the others alone and is not chosen."""
+    """A neighbor that diverges to NaN leaves the others alone and is not chosen."""
     settings = {"epochs": 3, "decay_epochs": (), "batch_size": 64}
     both = linear.sgd_probe(*TRAIN, *TEST, learning_rates=(0.05, 3e38), **settings)
     assert both.chosen == 0.05

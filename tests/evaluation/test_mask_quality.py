@@ -128,12 +128,12 @@ def test_random_masks_score_near_zero_and_repeat():
     )
     assert (blobs != mask_quality.random_segmentation((40, 16, 16), 4, seed=4)).any()
     assert abs(mask_quality.mask_scores(true, blobs)["ari"].mean()) < 0.02
-    neighbours = (blobs[:, 1:] == blobs[:, :-1]).mean()
-    assert neighbours > 0.6  # blobs, not salt and pepper
+    neighbors = (blobs[:, 1:] == blobs[:, :-1]).mean()
+    assert neighbors > 0.6  # blobs, not salt and pepper
 
 
 def test_bad_input():
     with pytest.raises(UserError, match="label maps must both"):
         mask_quality.mask_scores(np.zeros((2, 3, 3)), np.zeros((2, 3, 4)))
-    with pytest.raises(UserError, match="no labelled pixel"):
+    with pytest.raises(UserError, match="no labeled pixel"):
         mask_quality.mask_scores(np.full((1, 3, 3), -1), np.zeros((1, 3, 3)))

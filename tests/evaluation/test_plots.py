@@ -1,10 +1,10 @@
-"""Plots: that they are written, in colour, and show what they are given."""
+"""Plots: that they are written, in color, and show what they are given."""
 
 import numpy as np
 from PIL import Image
 
 from adios_tf.evaluation import plots
-from adios_tf.evaluation.compare import Comparison
+from adios_tf.evaluation.significance import Comparison
 
 
 def ink(path):

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from adios_tf import artifact, cli
+from adios_tf import cli, pretrained
 from adios_tf.errors import UserError
-from adios_tf.evaluation.bench import Bench
 from adios_tf.evaluation.config import EvaluateConfig, joined
+from adios_tf.evaluation.context import EvaluationContext
 from adios_tf.evaluation.protocols import PROTOCOLS
 from adios_tf.evaluation.runner import evaluate, program
 
@@ -83,9 +83,9 @@ def test_rows_say_how_they_were_made(everything):
     rows, _ = everything
     found = {(row.protocol, row.variant, row.metric): row for row in rows}
     knn = found["knn", "k=20 cosine", "top1"].settings
-    assert (knn["k"], knn["T"], knn["normalisation"], knn["train"]) == (20, 0.07, "l2", 240)
+    assert (knn["k"], knn["T"], knn["normalization"], knn["train"]) == (20, 0.07, "l2", 240)
     semi = found["semi", "5% labels", "top1"]
-    assert 9 <= semi.settings["labelled images"] <= 18  # one or two of each class
+    assert 9 <= semi.settings["labeled images"] <= 18  # one or two of each class
     assert semi.settings["epochs"] == 3
     augmented = found["linear_augmented", "", "top1"]
     assert augmented.settings["augmentation"] == "shift by up to 4 px, flip"
@@ -152,15 +152,15 @@ def test_any_batch_size_gives_the_same_numbers(everything, run, tmp_path):
 
 def test_evaluation_changes_no_weight(everything, run):
     """Fine-tuning works on a copy; everything else in inference mode."""
-    fresh, after = artifact.load(run), artifact.load(run)
+    fresh, after = pretrained.load(run), pretrained.load(run)
     config = settings(run, protocols=("knn", "linear_augmented", "semi"), out=str(run / "x"))
     loaded = []
-    original = artifact.load
+    original = pretrained.load
     try:
-        artifact.load = lambda path: loaded.append(original(path)) or loaded[-1]
+        pretrained.load = lambda path: loaded.append(original(path)) or loaded[-1]
         evaluate(config)
     finally:
-        artifact.load = original
+        pretrained.load = original
     assert len(loaded) == 1 + len(QUICK["label_fractions"])
     for part in ("encoder", "projector", "masker"):
         for old, new in zip(
@@ -185,7 +185,7 @@ def test_results_go_beside_the_run_and_add_up(run, capsys):
 
 
 def test_transfer_to_a_folder_of_images(run, pictures, tmp_path):
-    """Sizes differ from pretraining's; colours tell the classes apart even through this net."""
+    """Sizes differ from pretraining's; colors tell the classes apart even through this net."""
     config = EvaluateConfig(
         run=str(run),
         dataset=str(pictures),
@@ -199,7 +199,7 @@ def test_transfer_to_a_folder_of_images(run, pictures, tmp_path):
     rows = {(r.protocol, r.metric): r for r in evaluate(config)}
     assert rows["linear", "top1"].mean > 0.8
     assert rows["knn", "top1"].settings["train"] == 48
-    assert rows["semi", "top1"].settings["labelled images"] == 24
+    assert rows["semi", "top1"].settings["labeled images"] == 24
     assert f"--dataset={pictures}" in rows["knn", "top1"].command
 
 
@@ -207,10 +207,10 @@ def test_a_kept_classifier_is_the_probe(make_run, tmp_path):
     run = make_run(tmp_path / "kept")
     config = settings(run, protocols=("linear",), save_classifier=True)
     [top1, _] = evaluate(config)
-    model = artifact.load(run)
-    bench = Bench(dataclasses.replace(config, dataset="shapes"), model)
-    logits = model.classifier.predict(bench.features(bench.test), verbose=0)
-    np.testing.assert_array_equal(logits.argmax(1) == bench.test.labels, top1.correct)
+    model = pretrained.load(run)
+    context = EvaluationContext(dataclasses.replace(config, dataset="shapes"), model)
+    logits = model.classifier.predict(context.features(context.test), verbose=0)
+    np.testing.assert_array_equal(logits.argmax(1) == context.test.labels, top1.correct)
     with pytest.raises(UserError, match="backbone features"):
         evaluate(dataclasses.replace(config, features="pixels"))
 
@@ -290,7 +290,9 @@ LABELLED = sorted(set(PROTOCOLS) - {"masks", "backgrounds"})
 
 
 def bench_on(run, **changed):
-    return Bench(settings(run, train_images=0, test_images=0, **changed), artifact.load(run))
+    return EvaluationContext(
+        settings(run, train_images=0, test_images=0, **changed), pretrained.load(run)
+    )
 
 
 def test_missing_labels_and_one_class(run, pictures, tmp_path):
@@ -322,25 +324,25 @@ def test_the_published_backgrounds_challenge(run, pictures, tmp_path):
                 (folder / f"{index}.png").write_bytes(
                     images[2 * ((label + shift) % 9) + index].read_bytes()
                 )
-    bench = bench_on(run, dataset="shapes", backgrounds_dir=str(tmp_path))
-    drafts = {draft.variant: draft for draft in next(PROTOCOLS["backgrounds"](bench))}
-    assert list(drafts) == ["original", "mixed_same", "mixed_rand", "mixed_same - mixed_rand"]
-    assert drafts["original"].values == drafts["mixed_same"].values
-    assert drafts["original"].values[0] > drafts["mixed_rand"].values[0]
-    gap = drafts["mixed_same - mixed_rand"]
+    context = bench_on(run, dataset="shapes", backgrounds_dir=str(tmp_path))
+    partials = {partial.variant: partial for partial in next(PROTOCOLS["backgrounds"](context))}
+    assert list(partials) == ["original", "mixed_same", "mixed_rand", "mixed_same - mixed_rand"]
+    assert partials["original"].values == partials["mixed_same"].values
+    assert partials["original"].values[0] > partials["mixed_rand"].values[0]
+    gap = partials["mixed_same - mixed_rand"]
     assert gap.values[0] > 0
-    row = bench.row("backgrounds", gap)
+    row = context.row("backgrounds", gap)
     assert (row.settings["train"], row.settings["test"]) == (18, 18)
     assert f"--backgrounds_dir={tmp_path}" in row.command
 
 
 def test_a_broken_encoder(make_run, tmp_path):
     run = make_run(tmp_path / "broken", masker=False)
-    model = artifact.load(run)
+    model = pretrained.load(run)
     weights = model.encoder.get_weights()
     weights[0][0] = np.nan
     model.encoder.set_weights(weights)
-    artifact.save(run / "model", model.info, model.encoder)
+    pretrained.save(run / "model", model.info, model.encoder)
     refused("NaN", run, protocols=("knn",), out=str(tmp_path / "out"))
     refused("no masker", run, protocols=("masks",), out=str(tmp_path / "out"))
     refused("no projector", run, features="projector", out=str(tmp_path / "out"))
@@ -370,11 +372,11 @@ def test_the_program_lists_and_compares(run, make_run, tmp_path, capsys):
 
 def test_a_protocol_of_ones_own(run, tmp_path, monkeypatch, capsys):
     (tmp_path / "my_protocols.py").write_text(
-        "from adios_tf.evaluation.bench import Draft\n"
+        "from adios_tf.evaluation.context import PartialResult\n"
         "from adios_tf.evaluation.protocols import PROTOCOLS\n"
         "@PROTOCOLS.register('width', 'features per image')\n"
-        "def width(bench):\n"
-        "    yield [Draft('width', (float(bench.features(bench.test).shape[1]),))]\n"
+        "def width(context):\n"
+        "    yield [PartialResult('width', (float(context.features(context.test).shape[1]),))]\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     config = settings(

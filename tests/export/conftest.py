@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 import pytest
 
-from adios_tf import artifact
+from adios_tf import pretrained
 from adios_tf.export.saved_model import save_model
 from adios_tf.nets import build_backbone, build_unet
 
@@ -26,7 +26,7 @@ def tiny_export(tmp_path_factory):
     masker = keras.Model(images, keras.layers.Softmax()(sharp))
     encoder = build_backbone("convnet_small", SIDE, width=0.5)
     info = {"image_size": SIDE, "mean": [0.5] * 3, "std": [0.25] * 3, "dataset": "shapes"}
-    model = artifact.PretrainedModel(info, encoder, masker=masker)
+    model = pretrained.PretrainedModel(info, encoder, masker=masker)
     return save_model(model, tmp_path_factory.mktemp("models") / "tiny" / "3")
 
 
@@ -48,7 +48,7 @@ class Running:
             await serve(server, "127.0.0.1", 0, ready)
 
         def run():
-            with asyncio.Runner() as runner, contextlib.suppress(asyncio.CancelledError):
+            with asyncio.Runner() as runner, contextlib.suppress(asyncio.CanceledError):
                 runner.run(main())
 
         self._thread = threading.Thread(target=run)

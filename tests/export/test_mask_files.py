@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 import adios_tf
-from adios_tf import artifact
+from adios_tf import pretrained
 from adios_tf.errors import UserError
 from adios_tf.export import mask_files
 from adios_tf.export.mask_files import write_masks
@@ -22,7 +22,7 @@ def save_run(folder, seed, masks=True):
     sharp = keras.layers.Rescaling(40.0)(unet(images))
     masker = keras.Model(images, keras.layers.Softmax()(sharp)) if masks else None
     info = {"image_size": SIDE, "mean": [0.5] * 3, "std": [0.25] * 3}
-    artifact.save(
+    pretrained.save(
         folder / "model", info, build_backbone("convnet_small", SIDE, width=0.25), None, masker
     )
     return folder

@@ -9,7 +9,7 @@ from PIL import Image
 
 pytest.importorskip("aiohttp", reason="needs aiohttp: pip install 'adios_tf[serve]'")
 
-from adios_tf.export.reference import read_reference
+from adios_tf.export.reference_set import read_reference
 from adios_tf.export.server import Server
 
 
@@ -44,9 +44,7 @@ def running(tiny_export, serving, photographs, tmp_path_factory):
     return serving(server)
 
 
-def test_a_dropped_image_shows_masks_copies_and_neighbours(
-    running, chromium, photographs, tmp_path
-):
+def test_a_dropped_image_shows_masks_copies_and_neighbors(running, chromium, photographs, tmp_path):
     with chromium.Browser(tmp_path / "profile") as browser:
         browser.open(f"http://127.0.0.1:{running.port}/")
         assert browser.run("document.getElementById('masks').hidden")
@@ -62,7 +60,7 @@ def test_a_dropped_image_shows_masks_copies_and_neighbours(
         )
         shares = [int(text.split(": ")[1].split(" %")[0]) for text in captions[:3]]
         assert abs(sum(shares) - 100) <= 2
-        nearest = "document.querySelector('#neighbours figcaption').textContent"
+        nearest = "document.querySelector('#neighbors figcaption').textContent"
         assert browser.run(nearest) == "image 1, 1.000"
         browser.screenshot(tmp_path / "page.png")
         shot = np.asarray(Image.open(tmp_path / "page.png"))

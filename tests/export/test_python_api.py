@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 import adios_tf
-from adios_tf import artifact
+from adios_tf import pretrained
 from adios_tf.nets import build_backbone, build_projector, build_unet
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +29,7 @@ def run(tmp_path_factory):
     encoder = build_backbone("convnet_small", SIDE, width=0.5)
     info = {"image_size": SIDE, "mean": [0.5] * 3, "std": [0.25] * 3, "dataset": "shapes"}
     projector = build_projector("simclr", encoder.output_shape[-1], 8, 4)
-    artifact.save(folder / "model", info, encoder, projector, masker)
+    pretrained.save(folder / "model", info, encoder, projector, masker)
     return folder
 
 
@@ -46,7 +46,7 @@ def test_every_public_name_is_there():
         adios_tf.lode  # noqa: B018
 
 
-def labelled(count=64):
+def labeled(count=64):
     """Pictures whose label is told by the place of a bright square."""
     rng = np.random.default_rng(0)
     images = rng.random((count, 20, 24, 3)).astype("f4") * 0.3
@@ -70,7 +70,7 @@ def test_fine_tuning_inside_a_users_model(run, tmp_path, recwarn):
     others = [np.array(w) for part in (encoder.projector, encoder.masker) for w in part.weights]
     model = users_model(encoder)
     assert len(model.trainable_weights) == len(before) + 2
-    images, labels = labelled()
+    images, labels = labeled()
     losses = model.fit(images, labels, batch_size=16, epochs=6, verbose=0).history["loss"]
     assert losses[-1] < 0.7 * losses[0]
     changed = [
@@ -92,7 +92,7 @@ def test_a_frozen_encoder_stays_as_it_is(run):
     encoder = adios_tf.load(run)
     encoder.trainable = False
     before = [np.array(w) for w in encoder.encoder.weights]
-    images, labels = labelled()
+    images, labels = labeled()
     users_model(encoder).fit(images, labels, epochs=1, verbose=0)
     for old, new in zip(before, encoder.encoder.weights, strict=True):
         np.testing.assert_array_equal(old, new)

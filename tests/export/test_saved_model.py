@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import adios_tf
-from adios_tf import artifact
+from adios_tf import pretrained
 from adios_tf.errors import UserError
 from adios_tf.export import saved_model
 from adios_tf.nets import build_backbone, build_head, build_projector, build_unet
@@ -136,7 +136,7 @@ def test_a_damaged_export_is_one_line(exported, tmp_path):
     subprocess.run(["cp", "-r", exported, copy], check=True)
     (copy / "variables" / "variables.index").unlink()
     with pytest.raises(UserError, match="cannot read the SavedModel") as error:
-        artifact.load(copy)
+        pretrained.load(copy)
     assert "\n" not in str(error.value)
 
 
@@ -190,7 +190,7 @@ def test_float_images_out_of_range_are_refused(exported, bad):
         serve(images=images)
 
 
-def test_masks_hide_with_the_mean_colour(small, exported):
+def test_masks_hide_with_the_mean_color(small, exported):
     images = some_images(2, (SIDE, SIDE)).astype("f4") / 255
     answer = tf.saved_model.load(exported).signatures["masks"](images=images)
     masks, occluded = answer["masks"].numpy(), answer["occluded"].numpy()

@@ -17,7 +17,7 @@ pytest.importorskip("aiohttp", reason="needs aiohttp: pip install 'adios_tf[serv
 
 import adios_tf
 from adios_tf.errors import UserError
-from adios_tf.export.reference import read_reference
+from adios_tf.export.reference_set import read_reference
 from adios_tf.export.server import Limits, Server, serve
 
 SIDE = 16
@@ -184,7 +184,7 @@ def test_the_page_and_what_it_asks_for(running, model):
     arrays, files = pictures()
     status, found = running.ask("POST", "/look", files[2])
     assert status == 200
-    near = found["neighbours"]
+    near = found["neighbors"]
     assert len(near) == 5
     assert near[0]["similarity"] == pytest.approx(1, abs=1e-4)
     assert near[0]["title"] == "image 2"

@@ -8,14 +8,14 @@ import zipfile
 import numpy as np
 import pytest
 
-from adios_tf import artifact, cli
+from adios_tf import cli, pretrained
 from adios_tf.errors import UserError
 from adios_tf.export.torch_export import export_torch
 from adios_tf.export.torch_file import read_torch_checkpoint
 from adios_tf.export.torch_import import import_torch
 from adios_tf.export.torch_write import write_torch_checkpoint
 from adios_tf.nets import build_backbone, build_projector, build_unet
-from adios_tf.nets.official import weights_to_official
+from adios_tf.nets.torch_weights import weights_to_official
 from adios_tf.training.config import PretrainConfig
 
 METHODS = ("simclr_adios", "byol_adios", "simsiam_adios")
@@ -53,7 +53,7 @@ def imported(request, golden_file, tmp_path_factory):
 def test_features_projections_and_masks_are_the_official_ones(imported, golden_features):
     method, _, done = imported
     g = golden_features
-    model = artifact.load(done.run)
+    model = pretrained.load(done.run)
     assert_relative(model.masker(g["x"]), g[f"{method}/masks"])
     embedded = model.projector(g[f"{method}/projector_in"])
     assert_relative(embedded, g[f"{method}/projector_out"])
@@ -68,7 +68,7 @@ def test_features_projections_and_masks_are_the_official_ones(imported, golden_f
         features = model.encoder(g["x"])
         assert_relative(features, g[f"{method}/feats"])
         assert_relative(model.projector(features), g[f"{method}/z"])
-        # `features` takes images in [0,1] and normalises them itself.
+        # `features` takes images in [0,1] and normalizes them itself.
         images = g["x"] * np.float32(model.info["std"]) + np.float32(model.info["mean"])
         assert_relative(model.features(images), g[f"{method}/feats"])
         assert not done.fresh
@@ -110,7 +110,7 @@ VIT = {
 }
 
 
-def randomised(model, seed=0):
+def randomized(model, seed=0):
     rng = np.random.default_rng(seed)
     for weight in model.weights:
         values = rng.normal(size=weight.shape) * 0.05
@@ -123,15 +123,15 @@ def vit_state():
     from adios_tf.nets import build_predictor
 
     def encoder(seed):
-        return randomised(build_backbone("vit_tiny", 32, patch=16), seed)
+        return randomized(build_backbone("vit_tiny", 32, patch=16), seed)
 
     state = weights_to_official(encoder(0), "vit")
-    state |= weights_to_official(randomised(build_projector("byol", 192, 8, 4), 1), "projector")
-    state |= weights_to_official(randomised(build_predictor("byol", 4, 6, 4), 2), "predictor")
+    state |= weights_to_official(randomized(build_projector("byol", 192, 8, 4), 1), "projector")
+    state |= weights_to_official(randomized(build_predictor("byol", 4, 6, 4), 2), "predictor")
     state |= weights_to_official(encoder(3), "vit", prefix="momentum_encoder.")
-    slow = randomised(build_projector("byol", 192, 8, 4), 4)
+    slow = randomized(build_projector("byol", 192, 8, 4), 4)
     state |= weights_to_official(slow, "projector", prefix="momentum_projector.")
-    unet = randomised(build_unet(32, 3, base=8, norm="no"), 5)
+    unet = randomized(build_unet(32, 3, base=8, norm="no"), 5)
     return state | weights_to_official(unet, "unet")
 
 
@@ -149,9 +149,9 @@ def test_vit_with_momentum_networks(tmp_path, vit_state):
     done = import_torch(file, tmp_path / "run", args)
     assert done.homeless == ("momentum_classifier.weight",)
     assert done.left == ("optimizer_states",)
-    model = artifact.load(tmp_path / "run")
+    model = pretrained.load(tmp_path / "run")
     assert model.info["masking"] == "adversarial_one"
-    assert set(model.parts()) == set(artifact.PARTS) - {"classifier"}
+    assert set(model.parts()) == set(pretrained.PARTS) - {"classifier"}
     assert model.features(np.zeros((1, 32, 32, 3), np.uint8)).shape == (1, 192)
     export_torch(tmp_path / "run", tmp_path / "back.ckpt")
     assert_same_state(read_torch_checkpoint(tmp_path / "back.ckpt")["state_dict"], state)
@@ -164,7 +164,7 @@ def test_moco_layout(tmp_path, head):
     encoders = {}
     for seed, side in enumerate("qk"):
         stem = f"{prefix}encoder_{side}."
-        encoders[side] = randomised(
+        encoders[side] = randomized(
             build_backbone("resnet18", 64, stem="imagenet", padding="torch"), seed
         )
         state |= weights_to_official(encoders[side], "resnet", prefix=stem)
@@ -178,7 +178,7 @@ def test_moco_layout(tmp_path, head):
     write_torch_checkpoint(file, {"arch": "resnet18", "epoch": 5, "state_dict": state})
     done = import_torch(file, tmp_path / "run", image_size=64, dataset="imagenet100")
     assert done.homeless == tuple(queue)
-    model = artifact.load(tmp_path / "run")
+    model = pretrained.load(tmp_path / "run")
     assert model.info["objective"] == "moco"
     images = rng.normal(size=(2, 64, 64, 3)).astype("f4")
     features = model.encoder(images)
@@ -242,7 +242,7 @@ def test_a_whole_part_that_is_missing(tmp_path, vit_state):
     file, run, args = _as_arguments(tmp_path, state, VIT)
     refused(r"holds no encoder .* --allow_missing=encoder imports the rest", file, run, args)
     assert import_torch(file, run, args, allow_missing=["encoder"]).fresh == ("encoder",)
-    assert artifact.load(run).info["untrained_parts"] == ["encoder"]
+    assert pretrained.load(run).info["untrained_parts"] == ["encoder"]
 
 
 def test_files_that_are_no_official_checkpoints(tmp_path, vit_state):

@@ -22,8 +22,8 @@ def images(seed):
     return tf.constant(np.random.default_rng(seed).normal(size=(ROWS, SIDE, SIDE, 3)), tf.float32)
 
 
-def binary(seed, colours=False):
-    shape = (ROWS, SIDE, SIDE, 3) if colours else (ROWS, SIDE, SIDE)
+def binary(seed, colors=False):
+    shape = (ROWS, SIDE, SIDE, 3) if colors else (ROWS, SIDE, SIDE)
     return tf.constant(np.random.default_rng(seed).integers(0, 2, shape), tf.float32)
 
 
@@ -37,11 +37,11 @@ def test_all_fills_are_tested():
 
 @pytest.mark.parametrize("kind", KINDS)
 @few
-@hypothesis.given(seed=SEEDS, colours=st.booleans())
-def test_the_visible_part_is_untouched(kind, seed, colours):
-    x, mask = images(seed), binary(seed + 1, colours)
+@hypothesis.given(seed=SEEDS, colors=st.booleans())
+def test_the_visible_part_is_untouched(kind, seed, colors):
+    x, mask = images(seed), binary(seed + 1, colors)
     filled = covered(FILLS[kind](), x, mask, seed)
-    hidden = np.broadcast_to(mask if colours else mask[..., None], x.shape) == 1
+    hidden = np.broadcast_to(mask if colors else mask[..., None], x.shape) == 1
     np.testing.assert_array_equal(filled[~hidden], x.numpy()[~hidden])
     assert (filled[hidden] != x.numpy()[hidden]).mean() > 0.7
     np.testing.assert_array_equal(covered(FILLS[kind](), x, tf.zeros_like(mask), seed), x)
@@ -99,7 +99,7 @@ def test_the_blur_is_scipys(seed, kernel, sigma):
     np.testing.assert_allclose(gaussian_blur(x, kernel, sigma), expected, atol=1e-5)
 
 
-def test_the_high_pass_takes_flat_colour_away_and_is_saved_whole(tmp_path):
+def test_the_high_pass_takes_flat_color_away_and_is_saved_whole(tmp_path):
     model = build_high_pass(SIDE)
     np.testing.assert_allclose(model(tf.fill((1, SIDE, SIDE, 3), 3.0)), 0, atol=1e-5)
     x = images(1)

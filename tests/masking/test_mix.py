@@ -86,8 +86,8 @@ def test_reversing_twice_is_the_identity(seed):
 
 @few
 @hypothesis.given(SEEDS, st.booleans())
-def test_the_visible_share_is_the_realised_one(seed, colours):
-    shape = (ROWS, SIDE, SIDE, 3) if colours else (ROWS, SIDE, SIDE)
+def test_the_visible_share_is_the_realised_one(seed, colors):
+    shape = (ROWS, SIDE, SIDE, 3) if colors else (ROWS, SIDE, SIDE)
     mask = np.random.default_rng(seed).uniform(size=shape).astype(np.float32)
     expected = 1 - mask.reshape(ROWS, -1).mean(1)
     np.testing.assert_allclose(Mix().visible_share(tf.constant(mask)), expected, atol=1e-6)

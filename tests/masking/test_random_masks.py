@@ -115,10 +115,10 @@ def test_mscn_focal_masks_leave_one_window():
     assert (visible.max(2).sum(1) == 16).all()
 
 
-@pytest.mark.parametrize("per_colour", [0.0, 1.0])
-def test_mscn_grid_masks_keep_a_share_between_the_bounds(per_colour):
+@pytest.mark.parametrize("per_color", [0.0, 1.0])
+def test_mscn_grid_masks_keep_a_share_between_the_bounds(per_color):
     masking = MSCN(
-        grid_size=8, keep_least=0.5, keep_most=0.75, focal_prob=0, channel_prob=per_colour
+        grid_size=8, keep_least=0.5, keep_most=0.75, focal_prob=0, channel_prob=per_color
     )
     drawn = masks(masking, rows=200)
     share = 1 - drawn.mean((1, 2))
@@ -128,14 +128,14 @@ def test_mscn_grid_masks_keep_a_share_between_the_bounds(per_colour):
     assert share.max() > 0.7
     np.testing.assert_array_equal(share, np.broadcast_to(share[:, :1], share.shape))
     alike = (drawn[..., 0] == drawn[..., 1]).all((1, 2))
-    assert alike.mean() == (0 if per_colour else 1)
+    assert alike.mean() == (0 if per_color else 1)
 
 
 def test_mscn_mixes_its_kinds():
     drawn = masks(MSCN(), rows=2000)
     focal = (drawn.mean((1, 2)).max(1) < 0.21) & (drawn[:, 16, 16].max(1) == 0)
-    per_colour = (drawn[..., 0] != drawn[..., 1]).any((1, 2))
-    assert per_colour.mean() == pytest.approx(0.8 * 0.7, abs=0.05)
+    per_color = (drawn[..., 0] != drawn[..., 1]).any((1, 2))
+    assert per_color.mean() == pytest.approx(0.8 * 0.7, abs=0.05)
     assert focal.mean() > 0.15
 
 
@@ -156,8 +156,8 @@ def test_boxes_are_boxes_of_about_their_share(seed):
     outline = box.max(2, keepdims=True) * box.max(1, keepdims=True)
     np.testing.assert_array_equal(box, outline)
     assert (box.mean((1, 2)) <= share + 1e-6).all()
-    centred = boxes(tf.constant(share), tf.fill((16, 2), 0.5), 400, 400).numpy()
-    np.testing.assert_allclose(centred.mean((1, 2)), share, atol=0.01)
+    centered = boxes(tf.constant(share), tf.fill((16, 2), 0.5), 400, 400).numpy()
+    np.testing.assert_allclose(centered.mean((1, 2)), share, atol=0.01)
 
 
 def test_un_mix_blends_or_pastes():

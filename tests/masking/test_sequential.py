@@ -10,7 +10,7 @@ import tensorflow as tf
 from hypothesis import strategies as st
 
 from adios_tf.errors import UserError
-from adios_tf.masking import Sequential, SequentialOne
+from adios_tf.masking import SequentialMasking, SequentialOne
 from adios_tf.masking.budgets import KINDS, project
 from adios_tf.masking.sequential import COMBINATIONS
 from adios_tf.objectives import SimCLR
@@ -58,7 +58,9 @@ def masks_of(masking, x):
 )
 def test_masks_of_every_kind(combination, kind, seed, number, share):
     hypothesis.assume(combination != "closed" or number > 1)
-    masking = Sequential(masker(seed), number, (share,), budget_kind=kind, combination=combination)
+    masking = SequentialMasking(
+        masker(seed), number, (share,), budget_kind=kind, combination=combination
+    )
     drawn = masks_of(masking, images(seed)).numpy()
     assert drawn.shape == (ROWS, SIDE, SIDE, number)
     assert drawn.min() >= 0
@@ -82,7 +84,7 @@ def test_masks_of_every_kind(combination, kind, seed, number, share):
 @hypothesis.given(st.integers(0, 5), st.sampled_from(["stick_breaking", "nested"]))
 def test_the_masks_and_what_is_left_sum_to_one(seed, combination):
     """Followed step by step, with what the recursion calls free."""
-    masking = Sequential(masker(seed), 4, (0.1, 0.3, 0.2, 0.05), combination=combination)
+    masking = SequentialMasking(masker(seed), 4, (0.1, 0.3, 0.2, 0.05), combination=combination)
     x, recursion = images(seed), masking.recursion
     free, parts = tf.ones((ROWS, SIDE, SIDE)), []
     for step in range(4):
@@ -102,7 +104,7 @@ def test_the_masks_and_what_is_left_sum_to_one(seed, combination):
 
 def test_overlapping_masks_may_hide_the_same_twice():
     blind = forget_history(masker())
-    drawn = masks_of(Sequential(blind, 3, combination="overlap"), images()).numpy()
+    drawn = masks_of(SequentialMasking(blind, 3, combination="overlap"), images()).numpy()
     np.testing.assert_allclose(drawn[..., 1], drawn[..., 0], atol=1e-6)
 
 
@@ -117,14 +119,14 @@ def test_the_history_is_read():
     """Changing it changes the logits, unless its weights are zero: then no step differs."""
     x, some = images(), tf.fill((ROWS, SIDE, SIDE), 0.4)
     for change, differs in ((lambda net: net, True), (forget_history, False)):
-        recursion = Sequential(change(masker()), 3).recursion
+        recursion = SequentialMasking(change(masker()), 3).recursion
         first = recursion.logits(x, tf.ones_like(some), 0)
         second = recursion.logits(x, some, 1)
         assert bool((np.abs(first - second) > 1e-4).any()) == differs
 
 
 def test_the_masked_history_shows_only_what_is_free():
-    recursion = Sequential(masker(), 2, history="masked").recursion
+    recursion = SequentialMasking(masker(), 2, history="masked").recursion
     free = np.ones((ROWS, SIDE, SIDE), np.float32)
     free[:, :6] = 0
     x = images().numpy()
@@ -136,7 +138,7 @@ def test_the_masked_history_shows_only_what_is_free():
 
 def test_one_mask_is_a_single_budgeted_one():
     net, x = masker(), images()
-    drawn = masks_of(Sequential(net, 1, (0.3,)), x)[..., 0]
+    drawn = masks_of(SequentialMasking(net, 1, (0.3,)), x)[..., 0]
     logits = net(tf.concat([x, tf.zeros((ROWS, SIDE, SIDE, 1))], -1))[..., 0]
     np.testing.assert_allclose(drawn, project(logits, tf.ones_like(logits), 0.3), atol=1e-6)
 
@@ -144,7 +146,7 @@ def test_one_mask_is_a_single_budgeted_one():
 @pytest.mark.parametrize("through", [False, True])
 def test_gradient_through_the_history(through):
     """Off by default in the channel, never in the product."""
-    recursion = Sequential(masker(), 2, history_gradient=through).recursion
+    recursion = SequentialMasking(masker(), 2, history_gradient=through).recursion
     free, x = tf.fill((ROWS, SIDE, SIDE), 0.5), images()
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(free)
@@ -156,7 +158,7 @@ def test_gradient_through_the_history(through):
 
 def test_a_step_embedding_starts_without_effect_and_learns():
     net, x = masker(), images()
-    plain, embedded = Sequential(net, 3), Sequential(net, 3, step_embedding=True)
+    plain, embedded = SequentialMasking(net, 3), SequentialMasking(net, 3, step_embedding=True)
     np.testing.assert_array_equal(masks_of(plain, x), masks_of(embedded, x))
     assert len(embedded.trained_variables()) == len(plain.trained_variables()) + 1
     steps = embedded.recursion.steps
@@ -174,7 +176,7 @@ def test_a_step_embedding_starts_without_effect_and_learns():
     ("kind", "expected"), [("projection", 0.0), ("topk", 0.0), ("at_most", 1), ("near", 1)]
 )
 def test_penalties(kind, expected):
-    masking = Sequential(masker(), 2, (0.1, 0.3), budget_kind=kind, budget_weight=10.0)
+    masking = SequentialMasking(masker(), 2, (0.1, 0.3), budget_kind=kind, budget_weight=10.0)
     stack = np.zeros((1, 10, 10, 2), np.float32)
     stack[0, :3, :, 0] = 1
     stack[0, 3:4, :, 1] = 1
@@ -186,7 +188,7 @@ def test_penalties(kind, expected):
 
 
 def test_a_nested_penalty_counts_what_each_step_adds():
-    masking = Sequential(masker(), 2, (0.2, 0.2), budget_kind="near", combination="nested")
+    masking = SequentialMasking(masker(), 2, (0.2, 0.2), budget_kind="near", combination="nested")
     stack = np.zeros((1, 10, 10, 2), np.float32)
     stack[0, :2, :, 0] = 1
     stack[0, :4, :, 1] = 1
@@ -194,7 +196,7 @@ def test_a_nested_penalty_counts_what_each_step_adds():
 
 
 def test_the_sparsity_penalty_is_that_of_adios():
-    masking = Sequential(masker(), 2, budget_kind="sparsity", sparsity_weight=0.5)
+    masking = SequentialMasking(masker(), 2, budget_kind="sparsity", sparsity_weight=0.5)
     stack = tf.fill((1, 4, 4, 2), 0.5)
     assert float(masking.penalty({"view1": stack, "view2": stack})) == pytest.approx(0.5 * 4)
 
@@ -214,7 +216,9 @@ def test_one_mask_per_image():
 
 
 def test_the_saved_masker_is_the_trained_one(tmp_path):
-    masking = Sequential(masker(), 3, (0.1, 0.2, 0.3), combination="nested", step_embedding=True)
+    masking = SequentialMasking(
+        masker(), 3, (0.1, 0.2, 0.3), combination="nested", step_embedding=True
+    )
     masking.recursion.steps.assign(np.eye(3, 4))
     model = masking.inference_model(SIDE)
     model.save(tmp_path / "masker.keras")
@@ -235,7 +239,7 @@ def test_the_budget_holds_after_a_hundred_updates(kind):
     )
     budget = (0.1, 0.25, 0.4)
     net = masker()
-    masking = Sequential(net, 3, budget, budget_kind=kind)
+    masking = SequentialMasking(net, 3, budget, budget_kind=kind)
     model = Pretrainer(SimCLR(encoder, hidden_dim=8, output_dim=4), masking)
     model.compile(keras.optimizers.SGD(0.05), keras.optimizers.SGD(2.0))
     draw = np.random.default_rng(0)
@@ -254,7 +258,7 @@ def test_the_budget_holds_after_a_hundred_updates(kind):
 
 
 def test_distances_are_averaged():
-    assert Sequential(masker(), 2).slot_reduction == "mean"
+    assert SequentialMasking(masker(), 2).slot_reduction == "mean"
 
 
 @pytest.mark.parametrize(
@@ -271,10 +275,10 @@ def test_distances_are_averaged():
 )
 def test_refused_with_advice(settings, advice):
     with pytest.raises(UserError, match=advice):
-        Sequential(masker(), **{"num_masks": 3, **settings})
+        SequentialMasking(masker(), **{"num_masks": 3, **settings})
 
 
 def test_a_masker_of_the_wrong_shape_is_refused():
     net = keras.Sequential([keras.Input((SIDE, SIDE, 3)), keras.layers.Conv2D(1, 1)])
     with pytest.raises(UserError, match="reads 4 channels and gives 1"):
-        Sequential(net)
+        SequentialMasking(net)

@@ -199,8 +199,8 @@ def test_options_and_channels():
     assert 3.5 < whole.count_params() / half.count_params() < 4.5
     assert build_backbone("vit_tiny", 32, patch=16).get_layer("tokens").output.shape[1] == 5
     assert build_backbone("vit_tiny", 32).get_layer("tokens").output.shape[1] == 65
-    grey = build_backbone("resnet18", 32, in_channels=1)
-    assert grey(images(channels=1)).shape == (4, 512)
+    gray = build_backbone("resnet18", 32, in_channels=1)
+    assert gray(images(channels=1)).shape == (4, 512)
     other = build_backbone("convnet_small", 32, batchnorm_momentum=0.8, batchnorm_epsilon=1e-3)
     assert (other.get_layer("norm_0").momentum, other.get_layer("norm_0").epsilon) == (0.8, 1e-3)
 

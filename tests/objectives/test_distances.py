@@ -12,7 +12,7 @@ from adios_tf.objectives.losses import (
     cosine_ramp,
     info_nce,
     negative_cosine,
-    normalise,
+    normalize,
     nt_xent,
     nt_xent_rows,
 )
@@ -112,8 +112,8 @@ def test_a_zero_row_has_a_finite_loss_and_gradient(dtype):
         assert np.isfinite(tf.cast(tape.gradient(value, rows), tf.float32)).all()
 
 
-def test_normalise_leaves_unit_rows():
-    rows = normalise(tf.constant(np.random.default_rng(0).normal(size=(5, 3)) * 1e-3))
+def test_normalize_leaves_unit_rows():
+    rows = normalize(tf.constant(np.random.default_rng(0).normal(size=(5, 3)) * 1e-3))
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-12)
 
 

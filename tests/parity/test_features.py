@@ -8,7 +8,7 @@ import pytest
 
 from adios_tf.export.torch_file import read_torch_checkpoint
 from adios_tf.nets import build_backbone, build_predictor, build_projector, build_unet
-from adios_tf.nets.official import weights_from_official, weights_to_official
+from adios_tf.nets.torch_weights import weights_from_official, weights_to_official
 
 METHODS = ["simclr_adios", "byol_adios", "simsiam_adios"]
 

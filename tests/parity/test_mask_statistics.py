@@ -17,8 +17,8 @@ import tensorflow as tf
 from scipy import stats
 
 from adios_tf.masking import Blocks, Cells, Patches, Rectangles
-from adios_tf.masking.draws import per_image
 from adios_tf.masking.grid import grow_blocks, top_up
+from adios_tf.masking.sampling import per_image
 
 LEVEL = 1e-3
 DRAWS = 4000

@@ -50,7 +50,7 @@ def test_knn(metrics):
     for k, temperature, kind, _, _, _, top1, top5 in table:
         settings = {"temperature": temperature, "distance": ("cosine", "euclidean")[int(kind)]}
         if k > count:
-            with pytest.raises(UserError, match="neighbours"):
+            with pytest.raises(UserError, match="neighbors"):
                 knn_accuracy(*data, k=(int(k),), **settings)
             k = count
         found = knn_accuracy(*data, k=(int(k),), **settings)[int(k)]

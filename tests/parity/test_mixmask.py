@@ -1,7 +1,7 @@
 """MixMask against the official implementation (mixmask.npz).
 
 The losses go through `Mix.weigh` and `MoCo`, the training steps through `Pretrainer`, which is
-what users run. Where we depart on purpose: the slow copy moves at the end of a step (theirs at
+what users run. Where we depart on purpose: the EMA encoder moves at the end of a step (theirs at
 the start of the next), and BatchNorm's running averages follow the clean views alone.
 """
 
@@ -14,7 +14,7 @@ from adios_tf.masking import Masking, Mix
 from adios_tf.masking.fill import Filled
 from adios_tf.masking.grid import upsample
 from adios_tf.objectives import Embedding, MoCo
-from adios_tf.training.differentiate import without_clean
+from adios_tf.training.gradients import without_clean
 from adios_tf.training.optimizers import SGD
 from adios_tf.training.pretrainer import Pretrainer
 
@@ -147,7 +147,7 @@ def tiny_encoder(side):
 
 
 def name_map(objective, key):
-    """{official name: variable} of the query's networks, or of the slow copy."""
+    """{official name: variable} of the query's networks, or of the EMA encoder."""
     encoder = objective.target_encoder if key else objective.encoder
     projector = objective.target_projector if key else objective.projector
     conv, norm = encoder.layers[:2]
@@ -163,7 +163,7 @@ def name_map(objective, key):
 
 @pytest.mark.parametrize("kind", ["block", "discrete"])
 def test_two_steps(golden, kind):
-    """Images, losses, gradients, weights, slow copy and queue over two steps of training."""
+    """Images, losses, gradients, weights, EMA encoder and queue over two steps of training."""
     file = golden("mixmask")
     settings, root = file.meta[f"train_{kind}"], f"train_{kind}/"
     init = file.group(f"{root}init/keras/")

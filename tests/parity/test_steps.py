@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from adios_tf.masking import Adversarial, AdversarialOne
 from adios_tf.nets import build_predictor, build_projector, build_unet
-from adios_tf.nets.official import official_mapping
+from adios_tf.nets.torch_weights import official_mapping
 from adios_tf.objectives import OBJECTIVES
 from adios_tf.training.optimizers import SGD
 from adios_tf.training.pretrainer import Pretrainer
@@ -201,7 +201,7 @@ def test_two_steps(golden, method, precision):
                 np.testing.assert_allclose(masks, file[f"masks0/{view}"], atol=1e-5)
         if method.endswith("_s"):
             draws = [file[f"chosen{step}/{p}_phase"] for p in ("encoder", "mask")]
-            model.masking.draws = tuple(draws)
+            model.masking.sampling = tuple(draws)
         for mean in model.metrics:
             mean.reset_state()
         results = {name: float(value) for name, value in model.train_step(batch).items()}
@@ -211,7 +211,7 @@ def test_two_steps(golden, method, precision):
             "classifier_loss": results["probe_loss"],
             "encoder_total": results["distance"] + results["probe_loss"],
             "mask_objective": results["masker_objective"],
-            "mask_minimised": -results["masker_objective"],
+            "mask_minimized": -results["masker_objective"],
         }
         for name, value in losses.items():
             expected = float(file[f"{root}losses{step}/{name}"])
@@ -222,12 +222,12 @@ def test_two_steps(golden, method, precision):
         after = file.group(f"{root}after{step}/keras/")
         if step == 1 or not root:  # the every/ variant leaves the masker out
             after |= file.group(f"after{step}/keras/mask_", keep="mask_")
-        learnt = [n for n in after if "running_" not in n and "num_batches" not in n]
-        missing = set(names) - set(learnt)
+        learned = [n for n in after if "running_" not in n and "num_batches" not in n]
+        missing = set(names) - set(learned)
         assert all(n.startswith("mask_") for n in missing if root)
         assert root or not missing
-        expected = {n: names[n][1](after[n]) for n in learnt}
-        compare({n: names[n][0].numpy() for n in learnt}, expected, tolerance, f"after {step}")
+        expected = {n: names[n][1](after[n]) for n in learned}
+        compare({n: names[n][0].numpy() for n in learned}, expected, tolerance, f"after {step}")
 
 
 @pytest.mark.parametrize("method", METHODS)

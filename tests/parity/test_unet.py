@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from adios_tf.nets import build_unet
-from adios_tf.nets.official import to_keras_layout, weights_from_official, weights_to_official
+from adios_tf.nets.torch_weights import to_keras_layout, weights_from_official, weights_to_official
 
 KNOWN = {
     *(f"unet_{norm}_{side}" for norm in ("gn", "in", "no") for side in (32, 64)),

@@ -41,7 +41,7 @@ def test_metrics_find_their_chart_in_natural_order():
     assert shown["coverage"] == ["coverage_0_mean", "coverage_1_mean", "coverage_10_mean"]
     assert shown["learning rates"] == ["learning_rate", "masker_learning_rate"]
     assert shown["kNN accuracy"] == ["knn"]
-    assert list(found) == ["Training", "What was learnt", "Features", "Masks", "Pace"]
+    assert list(found) == ["Training", "What was learned", "Features", "Masks", "Pace"]
 
 
 def test_no_metric_is_drawn_twice():

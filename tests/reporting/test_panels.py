@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from adios_tf.reporting import palette
-from adios_tf.reporting.panels import colour_labels, mask_panel, segmentation
+from adios_tf.reporting.panels import color_labels, mask_panel, segmentation
 
 
 def _inputs(count=2, side=32, slots=4):
@@ -42,9 +42,9 @@ def test_every_cell_is_there_blown_up_without_blur(tmp_path):
             mask = masks[row, ..., slot]
             assert _holds(picture, big(mask))
             assert _holds(picture, big(images[row] * (1 - mask[..., None])))
-        segments = colour_labels(masks[row].argmax(-1) + 1, 0)
+        segments = color_labels(masks[row].argmax(-1) + 1, 0)
         assert _holds(picture, segments.repeat(3, 0).repeat(3, 1))
-        assert _holds(picture, colour_labels(truth[row], 0).repeat(3, 0).repeat(3, 1))
+        assert _holds(picture, color_labels(truth[row], 0).repeat(3, 0).repeat(3, 1))
 
 
 def test_width_follows_slots_and_truth_and_stays_readable():
@@ -61,10 +61,10 @@ def test_large_images_are_shrunk_and_labels_never_mixed():
     assert picture.shape[0] < 224
     cell = picture[40:150, -140:-15].reshape(-1, 3)
     allowed = {palette.rgb(palette.NOTHING), palette.rgb(palette.slot(0))}
-    assert {tuple(colour) for colour in cell} == allowed
+    assert {tuple(color) for color in cell} == allowed
 
 
-def test_rows_are_named_and_the_hole_has_its_colour():
+def test_rows_are_named_and_the_hole_has_its_color():
     images, _, _ = _inputs(2)
     masks = np.ones((2, 32, 32, 1))
     plain = mask_panel(images, masks)
@@ -89,13 +89,13 @@ def test_what_is_not_finite_is_magenta():
     assert (picture == (255, 0, 255)).all(-1).sum() >= 9
 
 
-def test_colours_differ_and_repeat_only_after_the_palette():
-    colours = [palette.NOTHING, *(palette.slot(n) for n in range(12))]
-    assert len(set(colours)) == 13
+def test_colors_differ_and_repeat_only_after_the_palette():
+    colors = [palette.NOTHING, *(palette.slot(n) for n in range(12))]
+    assert len(set(colors)) == 13
     assert palette.slot(12) == palette.slot(0)
-    labels = colour_labels(np.array([-1, 0, 1, 12, 13]), 0)
+    labels = color_labels(np.array([-1, 0, 1, 12, 13]), 0)
     assert [tuple(c) for c in labels] == [
-        palette.rgb(c) for c in (colours[0], colours[0], colours[1], colours[12], colours[1])
+        palette.rgb(c) for c in (colors[0], colors[0], colors[1], colors[12], colors[1])
     ]
 
 

@@ -160,7 +160,7 @@ def test_a_checkpoint_continues_to_the_same_bits(name, accumulation_steps, tmp_p
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_optimizer_survives_serialisation(name):
+def test_an_optimizer_survives_serialization(name):
     optimizer = build_optimizer(
         name, _schedule(), 0.03, momentum=0.8, eta=0.5, clip=False, accumulation_steps=2
     )

@@ -40,7 +40,7 @@ def test_the_rate_has_the_default_float_type():
 
 
 @pytest.mark.parametrize("name", ["warmup_cosine", "cosine", "step"])
-def test_a_schedule_survives_serialisation(name):
+def test_a_schedule_survives_serialization(name):
     schedule = build_schedule(
         name, 0.4, 20, 5, warmup_epochs=3, warmup_start=0.01, minimum=0.001, milestones=[7, 9]
     )

@@ -33,9 +33,9 @@ function show(found) {
       ])),
     ...(found.segments ? [figure("which mask hides most", [[found.segments, "segments"]])] : []),
   );
-  byId("near").hidden = !found.neighbours;
-  byId("neighbours").replaceChildren(
-    ...(found.neighbours || []).map((one) =>
+  byId("near").hidden = !found.neighbors;
+  byId("neighbors").replaceChildren(
+    ...(found.neighbors || []).map((one) =>
       figure(`${one.title}, ${one.similarity.toFixed(3)}`, [[one.picture, one.title]])),
   );
 }

@@ -1,4 +1,4 @@
-"""The bench that protocols work at: one encoder, one data set, features made once."""
+"""The context that protocols work at: one encoder, one data set, features made once."""
 
 import dataclasses
 import itertools
@@ -10,23 +10,23 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from adios_tf import artifact
+from adios_tf import pretrained
 from adios_tf.data.catalog import describe
+from adios_tf.data.geometry import ImageSpec
 from adios_tf.errors import UserError
+from adios_tf.evaluation.augmentation import Augmentation
 from adios_tf.evaluation.backgrounds import challenge_folders
-from adios_tf.evaluation.checks import checked_labels
 from adios_tf.evaluation.config import EvaluateConfig, command
-from adios_tf.evaluation.crops import Augmentation
 from adios_tf.evaluation.data import Split, open_pair, open_split
 from adios_tf.evaluation.features import encode_batches, feature_function
 from adios_tf.evaluation.linear import Batches, ProbeResult, Standardizer
-from adios_tf.evaluation.look import Look
-from adios_tf.evaluation.rows import Row
+from adios_tf.evaluation.results import Row
+from adios_tf.evaluation.validation import checked_labels
 
 
 @dataclasses.dataclass(frozen=True)
-class Draft:
-    """A row before the bench has added what all rows share; see `Row`.
+class PartialResult:
+    """A row before the context has added what all rows share; see `Row`.
 
     Attributes:
       groups: flag groups that the row depends on beside the shared ones.
@@ -42,7 +42,7 @@ class Draft:
     correct: np.ndarray | None = None
 
 
-class Bench:
+class EvaluationContext:
     """What the protocols share.
 
     Args:
@@ -55,10 +55,10 @@ class Bench:
         that was measured.
     """
 
-    def __init__(self, config: EvaluateConfig, model: artifact.PretrainedModel):
+    def __init__(self, config: EvaluateConfig, model: pretrained.PretrainedModel):
         self.config, self.model = config, model
         info = model.info
-        self.look = Look(
+        self.spec = ImageSpec(
             int(info["image_size"]),
             tuple(info["mean"]),
             tuple(info["std"]),
@@ -66,7 +66,7 @@ class Bench:
             config.crop_ratio,
         )
         self.info = describe(config.dataset)
-        self.train, self.test = open_pair(config, self.info, self.look)
+        self.train, self.test = open_pair(config, self.info, self.spec)
         self.corruption_curve: tuple[float, dict[tuple[str, int], float]] | None = None
         self._function = feature_function(model, config.features)
         self._features: dict[Split, np.ndarray] = {}
@@ -76,7 +76,7 @@ class Bench:
     def outputs(
         self, split: Split, function: Callable[[tf.Tensor], tf.Tensor], title: str
     ) -> np.ndarray:
-        """Returns function(normalised images) of a whole split, [n,...] float32."""
+        """Returns function(normalized images) of a whole split, [n,...] float32."""
         batches = (batch["image"] for batch in split.batches())
         return encode_batches(function, batches, self.config.batch_size, split.count, title)
 
@@ -108,7 +108,7 @@ class Bench:
         def batches():
             for start in range(0, len(images), size):
                 part = images[start : start + size].astype(np.float32) / 255
-                yield tf.constant((part - self.look.mean) / self.look.std, tf.float32)
+                yield tf.constant((part - self.spec.mean) / self.spec.std, tf.float32)
 
         return encode_batches(self._function, batches(), size, len(images), title)
 
@@ -121,7 +121,7 @@ class Bench:
         return Augmentation(self.config.finetune_augmentation, self.config.finetune_min_scale)
 
     def augmented_features(self, rows: np.ndarray, prepare: Standardizer, seed: int) -> Batches:
-        """Returns `batches(epoch)` of standardised features of augmented train images.
+        """Returns `batches(epoch)` of standardized features of augmented train images.
 
         Epochs come in their order, each once.
         """
@@ -176,7 +176,7 @@ class Bench:
 
     def fresh_encoder(self) -> keras.Model:
         """Returns the encoder as it was saved, for a protocol that changes it."""
-        return artifact.load(self.config.run).encoder
+        return pretrained.load(self.config.run).encoder
 
     def save_classifier(self, probe: ProbeResult) -> None:
         """Writes a probe of backbone features as classifier.keras beside the encoder.
@@ -211,7 +211,7 @@ class Bench:
             wanted = {name: folders[name] for name in config.background_variants if name in folders}
             parts = {"train": train, **wanted}
             opened = {
-                name: open_split(config, describe(f"folder:{folder}"), "all", 0, self.look)
+                name: open_split(config, describe(f"folder:{folder}"), "all", 0, self.spec)
                 for name, folder in parts.items()
             }
             return opened.pop("train"), opened
@@ -221,7 +221,7 @@ class Bench:
             try:
                 found.setdefault(
                     name,
-                    open_split(config, self.info, f"{test}_{name}", config.test_images, self.look),
+                    open_split(config, self.info, f"{test}_{name}", config.test_images, self.spec),
                 )
             except UserError:
                 continue
@@ -232,23 +232,23 @@ class Bench:
             )
         return self.train, found
 
-    def row(self, protocol: str, draft: Draft) -> Row:
-        """Returns the draft with what every row has: data, sizes, features, command."""
+    def row(self, protocol: str, partial: PartialResult) -> Row:
+        """Returns the partial with what every row has: data, sizes, features, command."""
         config = self.config
         shared = {
             "features": config.features,
-            "image": str(self.look),
+            "image": str(self.spec),
             "train": self.train.count,
             "test": self.test.count,
         }
-        line = command(config, draft.groups, protocols=(protocol,), **draft.changed)
+        line = command(config, partial.groups, protocols=(protocol,), **partial.changed)
         return Row(
             protocol,
             config.dataset,
-            draft.metric,
-            draft.variant,
-            tuple(draft.values),
-            {**shared, **draft.settings},
+            partial.metric,
+            partial.variant,
+            tuple(partial.values),
+            {**shared, **partial.settings},
             line,
-            correct=draft.correct,
+            correct=partial.correct,
         )

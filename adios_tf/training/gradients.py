@@ -126,7 +126,7 @@ class Differentiator:
             images = {name: batch[f"view{name[-1]}"] for name in self._clean}
             clean = self._embed(images, moving=encoder)
             clean_distance = self.clean_weight * self.objective.loss(clean, self.clean_pairs)
-            clean_loss = clean_distance + self._regularisation()
+            clean_loss = clean_distance + self._regularization()
             probe = self._probe(batch, clean) if encoder and self.probe is not None else {}
             clean_loss = tf.cast(scale, clean_loss.dtype) * (
                 clean_loss + probe.get("probe_loss", 0.0)
@@ -211,8 +211,8 @@ class Differentiator:
         pairs, views = self.fill.weigh(self.occluded_pairs, views, slot, filled)
         return self.objective.loss(views, pairs)
 
-    def _regularisation(self) -> tf.Tensor | float:
-        """Weight regularisers that a user's own encoder may carry."""
+    def _regularization(self) -> tf.Tensor | float:
+        """Weight regularizers that a user's own encoder may carry."""
         losses = self.objective.encoder.losses
         return tf.add_n(losses) if losses else 0.0
 

@@ -6,14 +6,13 @@ import tensorflow as tf
 
 from adios_tf.data.augment import augment
 from adios_tf.data.catalog import describe
-from adios_tf.data.geometry import evaluation_transform
+from adios_tf.data.geometry import ImageSpec, evaluation_transform
 from adios_tf.errors import UserError
+from adios_tf.evaluation.augmentation import Augmentation, AugmentConfig, shift
 from adios_tf.evaluation.config import EvaluateConfig
-from adios_tf.evaluation.crops import Augmentation, AugmentConfig, shift
 from adios_tf.evaluation.data import open_split
-from adios_tf.evaluation.look import Look
 
-LOOK = Look(16, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+LOOK = ImageSpec(16, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
 ROWS = np.array([3, 8, 20, 21, 33])
 KINDS = ("crop", "shift")
 
@@ -57,7 +56,7 @@ def test_an_image_does_not_depend_on_its_company(split, kind):
     assert (distances < 1e-4).sum() == 1
 
 
-def test_crops_are_those_of_pretraining_without_colours(split):
+def test_crops_are_those_of_pretraining_without_colors(split):
     config = AugmentConfig(
         16, 0.3, jitter_prob=0, gray_prob=0, blur_prob=0, solarize_prob=0, flip_prob=0.5
     )

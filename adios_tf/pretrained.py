@@ -2,13 +2,13 @@
 
 Evaluation, export and serving read only this folder (`RUN/model/`):
 
-    info.json              dataset, image side, normalisation, recipe, commit, ...
-    encoder.keras          normalised images [B,S,S,3] -> features [B,D]
+    info.json              dataset, image side, normalization, recipe, commit, ...
+    encoder.keras          normalized images [B,S,S,3] -> features [B,D]
     projector.keras        features [B,D] -> projections [B,P]     (where the objective has one)
-    masker.keras           normalised images -> masks [B,S,S,N], 1 = hidden  (where trained)
+    masker.keras           normalized images -> masks [B,S,S,N], 1 = hidden  (where trained)
     predictor.keras        projections [B,P] -> predictions [B,P]  (where the objective has one)
-    target_encoder.keras   the encoder's slow copy                 (where it was imported)
-    target_projector.keras the projector's slow copy               (where it was imported)
+    target_encoder.keras   EMA copy of the encoder                 (where it was imported)
+    target_projector.keras EMA copy of the projector               (where it was imported)
     classifier.keras       features [B,D] -> logits [B,C]          (where a linear head was trained)
 """
 
@@ -51,9 +51,9 @@ def save(
     Args:
       folder: where to write, usually `RUN/model`.
       info: JSON-able facts; `image_size`, `mean` and `std` are required for loading.
-      encoder: normalised float32 [B,S,S,3] -> [B,D].
+      encoder: normalized float32 [B,S,S,3] -> [B,D].
       projector: [B,D] -> [B,P].
-      masker: normalised float32 [B,S,S,3] -> [B,S,S,N] in [0,1].
+      masker: normalized float32 [B,S,S,3] -> [B,S,S,N] in [0,1].
       predictor: [B,P] -> [B,P].
       **others: the rarer parts of `PARTS`.
 
@@ -164,14 +164,14 @@ class PretrainedModel(keras.Model):
     """A pretrained encoder with its preprocessing, usable as a layer and trainable.
 
     Calling it gives features. Images are [B,H,W,3], uint8 in 0..255 or float in [0,1], of
-    any size: they are resized to the pretraining side and normalised inside.
+    any size: they are resized to the pretraining side and normalized inside.
 
     Only the encoder counts as the layer's weights: it alone is trained and saved within a
     model of the user's own. The other parts stay as they are.
 
     Attributes:
       encoder, projector, masker, predictor, target_encoder, target_projector, classifier: the
-        parts, working on normalised images (see module); None where there is none.
+        parts, working on normalized images (see module); None where there is none.
       info: the facts of info.json.
     """
 
@@ -247,7 +247,7 @@ class PretrainedModel(keras.Model):
         return (images - self._mean) / self._std
 
     def preprocess(self, images: Any) -> tf.Tensor:
-        """Returns [B,H,W,3] uint8 or float [0,1] images as normalised float32 [B,S,S,3]."""
+        """Returns [B,H,W,3] uint8 or float [0,1] images as normalized float32 [B,S,S,3]."""
         return self.normalize(self.resize(images))
 
     def call(self, images: Any, training: bool = False) -> tf.Tensor:
@@ -271,7 +271,7 @@ class PretrainedModel(keras.Model):
     def occluded(self, images: Any) -> tf.Tensor:
         """Returns, per mask, what the encoder saw of the images: [B,N,S,S,3] in [0,1].
 
-        Hidden pixels have the data set's mean colour, which is 0 once normalised.
+        Hidden pixels have the data set's mean color, which is 0 once normalized.
 
         Raises:
           UserError: the run trained no masker.

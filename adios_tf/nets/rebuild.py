@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import keras
 
-from adios_tf.nets.initialisers import kaiming_kernel
+from adios_tf.nets.initializers import kaiming_kernel
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Family:
 
     `network` is the name of its class in `keras_cv.models`; `stem` the first convolution's name;
     `shrinks` the factor by which the side falls before the first block; `drops` the layers that
-    the stem for small images goes without; `fan` the mode of torchvision's He initialisation.
+    the stem for small images goes without; `fan` the mode of torchvision's He initialization.
     """
 
     network: str
@@ -45,7 +45,7 @@ def rebuild(
 ) -> keras.KerasTensor:
     """Returns the feature maps [B,h,w,D] of `backbone`, rebuilt as `plan` says, for `inputs`.
 
-    Convolutions that have Keras's default kernel get the He initialisation of torchvision.
+    Convolutions that have Keras's default kernel get the He initialization of torchvision.
     """
     walk = _Walk(backbone, family, plan)
     return keras.models.clone_model(

@@ -5,11 +5,10 @@ import dataclasses
 import tensorflow as tf
 
 from adios_tf.data.augment import AugmentConfig, crop_resize, crop_resize_batch, draw
-from adios_tf.data.geometry import evaluation_transform, normalize
+from adios_tf.data.geometry import ImageSpec, evaluation_transform, normalize
 from adios_tf.data.pipeline import shuffled
 from adios_tf.errors import UserError
 from adios_tf.evaluation.defaults import AUGMENTATIONS
-from adios_tf.evaluation.look import Look
 
 SHIFT_SIDE = 32  # up to this side `auto` shifts, beyond it crops
 SHIFT_SHARE = 8  # images shift by up to an eighth of their side
@@ -52,7 +51,7 @@ def augmented_batches(
     batch_size: int,
     epochs: int,
     seed: int,
-    look: Look,
+    spec: ImageSpec,
     augmentation: Augmentation,
     buffer: int,
 ) -> tf.data.Dataset:
@@ -67,17 +66,17 @@ def augmented_batches(
       batch_size: B; the last batch of an epoch may be smaller.
       epochs: how often they come.
       seed: of order and augmentation.
-      look: side and normalisation.
+      spec: side and normalization.
       augmentation: what happens to an image.
       buffer: images to shuffle among.
 
     Returns:
-      (normalised images [B,S,S,3] float32, labels [B] int64), epochs * ceil(count / B) times.
+      (normalized images [B,S,S,3] float32, labels [B] int64), epochs * ceil(count / B) times.
     """
     alike = source.element_spec["image"].shape.is_fully_defined()
-    shifts = augmentation.shifts(look.size)
+    shifts = augmentation.shifts(spec.size)
     config = AugmentConfig(
-        look.size,
+        spec.size,
         augmentation.min_scale,
         jitter_prob=0,
         gray_prob=0,
@@ -89,7 +88,7 @@ def augmented_batches(
         image, label = example["image"], example["label"]
         drawn = draw(tf.stack([seed * 1_000_003 + epoch, example["index"]]))
         if shifts:
-            image = evaluation_transform(image, look.size, look.resize, look.crop_ratio)
+            image = evaluation_transform(image, spec.size, spec.resize, spec.crop_ratio)
             return shift(image, drawn), label
         if alike:  # cropped as a batch, which is faster
             return image, drawn, label
@@ -101,7 +100,7 @@ def augmented_batches(
         if drawn:
             planes, _ = crop_resize_batch(images, drawn[0], config)
             images = tf.transpose(planes, [0, 2, 3, 1])
-        return normalize(images, look.mean, look.std), labels
+        return normalize(images, spec.mean, spec.std), labels
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         order = shuffled(source, min(count, buffer), tf.constant(seed, tf.int64), epoch)

@@ -21,7 +21,7 @@ CASES = {
         "fill": "noise",
         "step_embedding": True,
     },
-    "per colour, symmetric": {"objective": "moco", "masking": "mscn", "symmetric": True},
+    "per color, symmetric": {"objective": "moco", "masking": "mscn", "symmetric": True},
 }
 CONFIG = PretrainConfig(
     backbone="test_resume",

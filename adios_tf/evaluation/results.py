@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from adios_tf.errors import UserError
-from adios_tf.evaluation.compare import RunScores
+from adios_tf.evaluation.significance import RunScores
 from adios_tf.reporting.tables import format_table, write_json, write_text
 
 JSON, TABLE, CSV, CORRECT = "results.json", "table.txt", "results.csv", "correct.npz"

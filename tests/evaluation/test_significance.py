@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from adios_tf.errors import UserError
-from adios_tf.evaluation.compare import RunScores, compare, holm, mcnemar
+from adios_tf.evaluation.significance import RunScores, compare, holm, mcnemar
 
 
 def run(group, seed, value, correct=None, row="knn"):

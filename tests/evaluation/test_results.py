@@ -10,7 +10,7 @@ import pytest
 from adios_tf import cli
 from adios_tf.errors import UserError
 from adios_tf.evaluation.config import EvaluateConfig, command
-from adios_tf.evaluation.rows import Row, read_results, run_scores, text_table, write_results
+from adios_tf.evaluation.results import Row, read_results, run_scores, text_table, write_results
 
 
 def row(metric="top1", values=(0.5,), k=20, run="runs/a", correct=None):

@@ -1,8 +1,13 @@
-"""Which words of the sentence make no sense together."""
+"""The methods that flags can name, and which settings contradict each other."""
 
+from collections.abc import Sequence
+
+from adios_tf.data import CATALOG
 from adios_tf.errors import UserError
 from adios_tf.masking import FILLS, MASKINGS
+from adios_tf.nets import BACKBONES
 from adios_tf.objectives import OBJECTIVES
+from adios_tf.registry import import_plugins
 from adios_tf.training.config import PretrainConfig
 
 
@@ -40,3 +45,16 @@ def check_combination(config: PretrainConfig) -> None:
                 f"--queue_size={config.queue_size} is smaller than the {keys} keys of one step: "
                 "take at least as many, or a smaller batch"
             )
+
+
+def list_methods(plugins: Sequence[str] = ()) -> None:
+    """Prints objectives, maskings, fills, backbones and data sets with one line each."""
+    import_plugins(plugins)
+    datasets = {name: info.line for name, info in CATALOG.items()}
+    datasets |= {"TFDS name": "any other data set of TFDS", "folder": "a folder of images"}
+    groups = {f"--{r.kind}": r.lines() for r in (OBJECTIVES, MASKINGS, FILLS, BACKBONES)}
+    for title, lines in {**groups, "--dataset": datasets}.items():
+        width = max(map(len, lines))
+        print(title)
+        for name, line in lines.items():
+            print(f"  {name:<{width}}  {line}")

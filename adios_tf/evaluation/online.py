@@ -18,11 +18,11 @@ from adios_tf.training.pretrainer import Pretrainer
 HELD_OUT = 0.2
 
 
-class Judge:
+class OnlineEvaluator:
     """kNN accuracy and mask quality, before, during and after training.
 
     kNN: k = 20, temperature 0.07, cosine, backbone features, BatchNorm in inference mode; the
-    first `--knn_train_images` labelled training images vote on the first `--knn_test_images`
+    first `--knn_train_images` labeled training images vote on the first `--knn_test_images`
     test images. Without labels there is no kNN, without ground truth no mask quality.
 
     A folder that is not divided into train and test is cut 80 / 20, every class alike (the
@@ -36,14 +36,14 @@ class Judge:
         self._train = self._test = self._encode = None
         if not train.num_classes and not train.has_masks:
             return
-        labelled = config.train_split or info.label_train_split or info.train_split
+        labeled = config.train_split or info.label_train_split or info.train_split
         tested = self._test_split()
-        if info.folder and self._shared(labelled, tested):
-            self._hold_out(self._arrays(labelled, config.knn_train_images))
+        if info.folder and self._shared(labeled, tested):
+            self._hold_out(self._arrays(labeled, config.knn_train_images))
             return
         self._test = self._arrays(tested, config.knn_test_images)
         if train.num_classes:
-            arrays = self._arrays(labelled, config.knn_train_images)
+            arrays = self._arrays(labeled, config.knn_train_images)
             self._train = arrays if len(np.unique(arrays["label"])) > 1 else None
 
     def _test_split(self) -> str:
@@ -100,16 +100,16 @@ class Judge:
         return np.concatenate([self._encode(images[n : n + size]).numpy() for n in starts])
 
     def _score(self, train: np.ndarray, test: np.ndarray) -> float:
-        neighbours = min(20, len(train))
+        neighbors = min(20, len(train))
         scores = knn_accuracy(
             train,
             self._train["label"],
             test,
             self._test["label"],
-            k=(neighbours,),
+            k=(neighbors,),
             temperature=0.07,
         )
-        return scores[neighbours]["top1"]
+        return scores[neighbors]["top1"]
 
     def knn(self) -> dict[str, float]:
         """Returns {"knn": accuracy} of the encoder as it is now, {} without labels."""

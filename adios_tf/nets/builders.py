@@ -12,8 +12,8 @@ from typing import Any
 import keras
 
 from adios_tf.errors import UserError
-from adios_tf.nets.adapt import Family, Plan, rebuild
 from adios_tf.nets.convnet import build_convnet
+from adios_tf.nets.rebuild import Family, Plan, rebuild
 from adios_tf.nets.vit import build_vit
 from adios_tf.registry import Registry
 

@@ -19,8 +19,8 @@ from adios_tf.masking import FILLS, MASKINGS
 from adios_tf.nets import BACKBONES
 from adios_tf.objectives import OBJECTIVES
 from adios_tf.training.build import build_pretrainer
-from adios_tf.training.combinations import check_combination
 from adios_tf.training.config import PretrainConfig
+from adios_tf.training.methods import check_combination
 
 SIDE, BATCH = 16, 4
 # The change of the objective that a step should make, to first order.
@@ -63,7 +63,7 @@ REFUSED = {
 }
 
 
-@BACKBONES.register("test_combinations", "one convolution, for a test")
+@BACKBONES.register("test_methods", "one convolution, for a test")
 def tiny_backbone(name, image_size, in_channels, plan):
     x = images = keras.Input((image_size, image_size, in_channels))
     x = keras.layers.Conv2D(8, 4, strides=4, use_bias=False)(x)
@@ -73,7 +73,7 @@ def tiny_backbone(name, image_size, in_channels, plan):
 
 
 CONFIG = PretrainConfig(
-    backbone="test_combinations",
+    backbone="test_methods",
     image_size=SIDE,
     batch_size=BATCH,
     hidden_dim=8,

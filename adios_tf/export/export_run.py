@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from adios_tf import artifact
+from adios_tf import pretrained
 from adios_tf.errors import UserError
 from adios_tf.export.card import write_card
 from adios_tf.export.formats import FORMATS, export_format
@@ -36,7 +36,7 @@ def export_run(
     if not formats:
         raise UserError(f"name a format: --format={', '.join(FORMATS)}")
     out = empty_folder(out)
-    model = artifact.load(run)
+    model = pretrained.load(run)
     written: list[Path] = []
     failed = {}
     # The SavedModel makes the folder, so it comes first.

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from adios_tf.errors import UserError
-from adios_tf.evaluation.compare import Comparison, RunScores, compare
 from adios_tf.evaluation.plots import plot_comparison
-from adios_tf.evaluation.rows import JSON, run_scores
+from adios_tf.evaluation.results import JSON, run_scores
+from adios_tf.evaluation.significance import Comparison, RunScores, compare
 from adios_tf.reporting.tables import format_table, write_json, write_text
 
 # Settings of a run that do not make it another method.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from adios_tf import artifact
+from adios_tf import pretrained
 from adios_tf.errors import UserError
 from adios_tf.nets import build_unet
 
@@ -43,12 +43,12 @@ def parts():
 
 @pytest.fixture(scope="module")
 def folder(parts, tmp_path_factory):
-    return artifact.save(tmp_path_factory.mktemp("run") / "model", INFO, **parts)
+    return pretrained.save(tmp_path_factory.mktemp("run") / "model", INFO, **parts)
 
 
 @pytest.fixture
 def model(folder):
-    return artifact.load(folder)
+    return pretrained.load(folder)
 
 
 def images(count=3, height=16, width=16):
@@ -57,9 +57,9 @@ def images(count=3, height=16, width=16):
 
 def test_every_part_comes_back_as_it_was(folder, parts):
     for path in (folder, folder.parent, str(folder.parent)):
-        loaded = artifact.load(path)
+        loaded = pretrained.load(path)
         assert loaded.info == INFO
-        assert list(loaded.parts()) == list(artifact.PARTS) == list(parts)
+        assert list(loaded.parts()) == list(pretrained.PARTS) == list(parts)
     inputs = np.random.default_rng(0).standard_normal((2, 16, 16, 3)).astype(np.float32)
     for name, part in loaded.parts().items():
         x = (
@@ -71,33 +71,33 @@ def test_every_part_comes_back_as_it_was(folder, parts):
 
 
 def test_parts_that_are_not_there(parts, tmp_path):
-    artifact.save(tmp_path / "model", INFO, parts["encoder"])
-    loaded = artifact.load(tmp_path)
+    pretrained.save(tmp_path / "model", INFO, parts["encoder"])
+    loaded = pretrained.load(tmp_path)
     assert list(loaded.parts()) == ["encoder"]
     assert loaded.projector is None
     for wanted in (loaded.masks, loaded.occluded):
         with pytest.raises(UserError, match="no masker"):
             wanted(images())
     with pytest.raises(TypeError, match="no part head"):
-        artifact.save(tmp_path / "model", INFO, parts["encoder"], head=parts["projector"])
+        pretrained.save(tmp_path / "model", INFO, parts["encoder"], head=parts["projector"])
 
 
 def test_saving_again_replaces_the_whole_folder(parts, tmp_path):
-    artifact.save(tmp_path / "model", INFO, parts["encoder"], parts["projector"])
-    artifact.save(tmp_path / "model", INFO | {"step": 2}, parts["encoder"])
+    pretrained.save(tmp_path / "model", INFO, parts["encoder"], parts["projector"])
+    pretrained.save(tmp_path / "model", INFO | {"step": 2}, parts["encoder"])
     assert [f.name for f in tmp_path.iterdir()] == ["model"]
     assert {f.name for f in (tmp_path / "model").iterdir()} == {"info.json", "encoder.keras"}
-    assert artifact.load(tmp_path).info["step"] == 2
+    assert pretrained.load(tmp_path).info["step"] == 2
 
 
 def test_a_failed_save_leaves_the_older_model(parts, tmp_path):
-    artifact.save(tmp_path / "model", INFO, parts["encoder"])
+    pretrained.save(tmp_path / "model", INFO, parts["encoder"])
     with pytest.raises(TypeError):
-        artifact.save(tmp_path / "model", INFO | {"step": object()}, parts["encoder"])
-    assert artifact.load(tmp_path).info == INFO
+        pretrained.save(tmp_path / "model", INFO | {"step": object()}, parts["encoder"])
+    assert pretrained.load(tmp_path).info == INFO
 
 
-def test_uint8_and_float_images_are_normalised_alike(model, parts):
+def test_uint8_and_float_images_are_normalized_alike(model, parts):
     pixels = images()
     wanted = (pixels / 255 - np.array(INFO["mean"])) / np.array(INFO["std"])
     for given in (pixels, (pixels / 255).astype(np.float32), pixels / 255, tf.constant(pixels)):
@@ -178,7 +178,7 @@ def test_frozen_as_a_layer(model):
 def test_what_is_missing_or_damaged_is_told(folder, tmp_path):
     def told(path):
         with pytest.raises(UserError) as caught:
-            artifact.load(path)
+            pretrained.load(path)
         assert "\n" not in str(caught.value)
         return str(caught.value)
 

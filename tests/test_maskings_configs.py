@@ -12,8 +12,8 @@ import tensorflow as tf
 from adios_tf import cli
 from adios_tf.masking import FILLS, MASKINGS
 from adios_tf.registry import construct
-from adios_tf.training.combinations import check_combination
 from adios_tf.training.config import PretrainConfig
+from adios_tf.training.methods import check_combination
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 ROOMS = {"plain": 9, "mixmask": 10, "mscn": 3, "sequential": 8}

@@ -45,7 +45,7 @@ def checked_labels(labels: np.ndarray, count: int, what: str, classes: int = 1) 
     if missing:
         raise UserError(
             f"{missing} of {count} {what} labels are missing (-1): "
-            "this protocol needs a labelled split"
+            "this protocol needs a labeled split"
         )
     if len(np.unique(labels)) < classes:
         raise UserError(

@@ -11,10 +11,10 @@ import pytest
 import tensorflow as tf
 
 import adios_tf
-from adios_tf import artifact
+from adios_tf import pretrained
 from adios_tf.errors import UserError
 from adios_tf.export import formats
-from adios_tf.export.handover import export_run
+from adios_tf.export.export_run import export_run
 from adios_tf.nets import build_backbone, build_unet
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +29,7 @@ def run(tmp_path_factory):
     images = keras.Input((SIDE, SIDE, 3))
     masker = keras.Model(images, keras.layers.Softmax()(unet(images)))
     encoder = build_backbone("convnet_small", SIDE, width=0.5)
-    artifact.save(folder / "model", INFO | {"commit": "abc123"}, encoder, None, masker)
+    pretrained.save(folder / "model", INFO | {"commit": "abc123"}, encoder, None, masker)
     (folder / "flags.txt").write_text("--dataset=shapes\n--epochs=3\n")
     (folder / "summary.json").write_text(json.dumps({"knn_trained": 0.8125, "note": "x"}))
     rows = [{"protocol": "linear", "variant": "", "metric": "top1", "value": 0.75}]

@@ -198,7 +198,7 @@ def _refuse_keras_padding(model: keras.Model) -> None:
 
 
 def _layer(layer: keras.layers.Layer, name: str) -> Iterator[Entry]:
-    """Entries of a convolution, dense or normalisation layer called `name` officially."""
+    """Entries of a convolution, dense or normalization layer called `name` officially."""
     attributes = {
         "weight": ("kernel", "gamma"),
         "bias": ("bias", "beta"),

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from adios_tf.errors import UserError
-from adios_tf.evaluation.rows import Row, write_results
-from adios_tf.evaluation.side_by_side import compare_runs, group_names, load_runs
+from adios_tf.evaluation.compare_runs import compare_runs, group_names, load_runs
+from adios_tf.evaluation.results import Row, write_results
 
 
 def evaluated(folder, value, seed=0, flags="--masking=none", correct=None):

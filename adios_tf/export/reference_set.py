@@ -1,4 +1,4 @@
-"""A set of images in which a new image's nearest neighbours are looked up."""
+"""A set of images in which a new image's nearest neighbors are looked up."""
 
 import base64
 import io
@@ -23,7 +23,7 @@ class ReferenceSet(NamedTuple):
     pictures: list[str]
     titles: list[str]
 
-    def neighbours(self, features: np.ndarray, k: int = 8) -> list[dict[str, Any]]:
+    def neighbors(self, features: np.ndarray, k: int = 8) -> list[dict[str, Any]]:
         """Returns the k images nearest by cosine to features [D], nearest first."""
         k = min(k, len(self.features))
         values, indices = nearest(self.features, features[None], k, progress=False)

@@ -7,7 +7,7 @@ from scipy.special import erf, softmax
 
 from adios_tf.errors import UserError
 from adios_tf.nets import build_backbone, build_predictor, build_projector, build_unet
-from adios_tf.nets.official import official_mapping, weights_from_official, weights_to_official
+from adios_tf.nets.torch_weights import official_mapping, weights_from_official, weights_to_official
 from adios_tf.nets.vit import build_vit
 
 
@@ -25,7 +25,7 @@ NETS = {
 }
 
 
-def randomise(model):
+def randomize(model):
     rng = np.random.default_rng(0)
     for weight in model.weights:
         weight.assign(rng.normal(size=weight.shape))
@@ -35,7 +35,7 @@ def randomise(model):
 def test_there_and_back_is_exact(name):
     kind, build = NETS[name]
     first, second = build(), build()
-    randomise(first)
+    randomize(first)
     arrays = weights_to_official(first, kind)
     assert weights_from_official(second, kind, arrays | {"other": np.zeros(1)}) == set(arrays)
     for ours, theirs in zip(first.weights, second.weights, strict=True):
@@ -103,7 +103,7 @@ def timm_vit(image, w, heads, depth, patch):
 
 def test_vit_with_timms_weights_gives_timms_features():
     vit = tiny_vit()
-    randomise(vit)
+    randomize(vit)
     images = np.random.default_rng(1).normal(size=(2, 16, 16, 3)).astype("float32")
     weights = weights_to_official(vit, "vit", prefix="")
     expected = [timm_vit(image, weights, heads=3, depth=2, patch=8) for image in images]
@@ -140,7 +140,7 @@ def test_other_models_are_refused():
 
 def test_entries_take_golden_layout_and_torch_layout():
     unet = build_unet(32, 3, base=8)
-    randomise(unet)
+    randomize(unet)
     keras_layout = {
         name: array.transpose({2: (1, 0), 4: (2, 3, 1, 0)}.get(array.ndim, range(array.ndim)))
         for name, array in weights_to_official(unet, "unet").items()

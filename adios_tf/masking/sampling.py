@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from adios_tf import replicas
+from adios_tf import distribution
 
 Draw = Callable[[tf.Tensor, int], tf.Tensor]
 
@@ -20,7 +20,7 @@ def per_image(rows: tf.Tensor) -> Draw:
         def sample(total: tf.Tensor) -> tf.Tensor:
             return tf.random.stateless_uniform([total, width], seed)
 
-        return replicas.draw(sample, rows)
+        return distribution.draw(sample, rows)
 
     return draw
 
@@ -38,4 +38,4 @@ def fold(seed: tf.Tensor, number: int | tf.Tensor) -> tf.Tensor:
 def permutation(rows: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Returns a random order of the global batch, int32 [R*rows]."""
     # An argsort rather than a shuffle, which XLA cannot compile.
-    return tf.argsort(tf.random.stateless_uniform([rows * replicas.count()], seed))
+    return tf.argsort(tf.random.stateless_uniform([rows * distribution.count()], seed))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-PROGRAM = Path(__file__).with_name("field_program.py")
+PROGRAM = Path(__file__).with_name("maskings_program.py")
 # What each case must move in training, or the comparison would show nothing.
 CASES = {
     "queue and two mixtures": ("queue", "conv2d"),

@@ -1,4 +1,4 @@
-"""Trains every case of `test_replicas_field` on a number of logical devices (run by that test).
+"""Trains every case of `test_replicas_maskings` on a number of logical devices (run by that test).
 
 Arguments: number of devices, output file.
 """
