@@ -7,7 +7,7 @@ from adios_tf.registry import Registry
 
 MASKINGS = Registry("masking")
 
-Masks = dict[str, tf.Tensor]
+Masks = dict[int, tf.Tensor]  # by the index of the view, 1 or 2
 
 
 class Masking(keras.layers.Layer):
@@ -20,7 +20,8 @@ class Masking(keras.layers.Layer):
       slot_reduction: how the distances of the slots add up by default, `sum` or `mean`.
       trains: whether the policy is built around a `masker` that learns.
       masker_inputs: channels that the masker reads.
-      masked_views: which views get an occluded copy by default; None = the objective's choice.
+      masked_views: which of the views 1 and 2 get an occluded copy by default; None = the
+        objective's choice.
       fills: names of the fills that make sense with it; None = all.
     """
 
@@ -30,7 +31,7 @@ class Masking(keras.layers.Layer):
     slot_reduction: str = "sum"
     trains: bool = False
     masker_inputs: int = 3
-    masked_views: tuple[str, ...] | None = None
+    masked_views: tuple[int, ...] | None = None
     fills: tuple[str, ...] | None = None
 
     @staticmethod

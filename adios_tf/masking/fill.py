@@ -10,7 +10,7 @@ import tensorflow as tf
 from adios_tf import distribution
 from adios_tf.errors import UserError
 from adios_tf.nets.filters import gaussian_blur
-from adios_tf.objectives import Embedding, Pair
+from adios_tf.objectives import Embedding, Pair, View
 from adios_tf.registry import Registry
 
 FILLS = Registry("fill")
@@ -53,17 +53,17 @@ class Fill(keras.layers.Layer):
     def weigh(
         self,
         pairs: Sequence[Pair],
-        views: Mapping[str, Embedding],
-        slot: Mapping[str, tf.Tensor],
-        filled: Mapping[str, Filled],
-    ) -> tuple[Sequence[Pair], Mapping[str, Embedding]]:
+        views: Mapping[View, Embedding],
+        slot: Mapping[int, tf.Tensor],
+        filled: Mapping[int, Filled],
+    ) -> tuple[Sequence[Pair], Mapping[View, Embedding]]:
         """Returns the pairs of a slot, and the embeddings they name, as this fill wants them.
 
         Args:
           pairs: what the objective asks for.
           views: embeddings of clean and occluded views.
-          slot: {view: mask [B,H,W] or [B,H,W,3]}.
-          filled: {view: what `cover` returned}.
+          slot: {index of the view: mask [B,H,W] or [B,H,W,3]}.
+          filled: {index of the view: what `cover` returned}.
         """
         return pairs, views
 

@@ -155,7 +155,7 @@ class GridMasking(Masking):
       per_image: a mask of its own for every image, or one for the whole batch.
     """
 
-    masked_views = ("view2",)
+    masked_views = (2,)
 
     def __init__(self, grid_size: int, keep_ratio: float, per_image: bool, **kwargs: Any):
         super().__init__(**kwargs)

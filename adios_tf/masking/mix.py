@@ -9,7 +9,7 @@ from adios_tf import distribution
 from adios_tf.errors import UserError
 from adios_tf.masking.fill import FILLS, Fill, Filled, per_channel
 from adios_tf.masking.sampling import permutation
-from adios_tf.objectives import Embedding, Pair
+from adios_tf.objectives import Embedding, Pair, View
 
 PARTNERS = ("reversal", "random")
 
@@ -59,29 +59,29 @@ class Mix(Fill):
     def weigh(
         self,
         pairs: Sequence[Pair],
-        views: Mapping[str, Embedding],
-        slot: Mapping[str, tf.Tensor],
-        filled: Mapping[str, Filled],
-    ) -> tuple[Sequence[Pair], Mapping[str, Embedding]]:
+        views: Mapping[View, Embedding],
+        slot: Mapping[int, tf.Tensor],
+        filled: Mapping[int, Filled],
+    ) -> tuple[Sequence[Pair], Mapping[View, Embedding]]:
         views, shown, shown_by_partner = dict(views), {}, {}
-        for view, cover in filled.items():
-            name, back = f"occluded{view[-1]}", tf.math.invert_permutation(cover.partner)
-            shown[name] = self.visible_share(slot[view])
-            shown_by_partner[name] = distribution.permute(1 - shown[name], back)
+        for index, cover in filled.items():
+            view, back = View(index, occluded=True), tf.math.invert_permutation(cover.partner)
+            shown[view] = self.visible_share(slot[index])
+            shown_by_partner[view] = distribution.permute(1 - shown[view], back)
             query, key = (
                 None if part is None else distribution.permute(part, back)
-                for part in views[name][1:]
+                for part in views[view][1:]
             )
-            views[f"{name}_as_partner"] = Embedding(None, query, key)
+            views[view._replace(as_partner=True)] = Embedding(None, query, key)
 
         weighed = []
         for pair in pairs:
-            mixed = [name for name in pair[:2] if name in shown]
+            mixed = [view for view in pair[:2] if view in shown]
             if len(mixed) != 1:
                 weighed.append(pair)
                 continue
-            (name,) = mixed
-            as_partner = [f"{end}_as_partner" if end == name else end for end in pair[:2]]
-            weighed.append(pair._replace(weight=pair.weight * shown[name]))
-            weighed.append(Pair(*as_partner, pair.weight * shown_by_partner[name]))
+            (view,) = mixed
+            ends = [end._replace(as_partner=True) if end == view else end for end in pair[:2]]
+            weighed.append(pair._replace(weight=pair.weight * shown[view]))
+            weighed.append(Pair(*ends, pair.weight * shown_by_partner[view]))
         return weighed, views

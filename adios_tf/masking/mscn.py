@@ -30,7 +30,7 @@ class MSCN(Masking):
       channel_prob: how often a grid mask hides cells of each color for itself.
     """
 
-    masked_views = ("view2",)
+    masked_views = (2,)
 
     def __init__(
         self,

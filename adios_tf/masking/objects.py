@@ -52,7 +52,7 @@ class Objects(Masking):
       object_shuffle: take the masks of another image of the batch.
     """
 
-    masked_views = ("view2",)
+    masked_views = (2,)
 
     def __init__(
         self,

@@ -25,7 +25,7 @@ class Patches(Masking):
       keep_ratio: share of the patches that stays visible; a quarter in MAE.
     """
 
-    masked_views = ("view2",)
+    masked_views = (2,)
 
     def __init__(self, patch_size: int = 16, keep_ratio: float = 0.25, **kwargs: Any):
         super().__init__(**kwargs)
@@ -60,7 +60,7 @@ class Rectangles(Masking):
       keep_ratio: share of the image that stays visible at most.
     """
 
-    masked_views = ("view2",)
+    masked_views = (2,)
 
     def __init__(self, keep_ratio: float = 0.7, **kwargs: Any):
         super().__init__(**kwargs)

@@ -56,7 +56,7 @@ class UnMix(Masking):
       per_image: a mask of its own for every image.
     """
 
-    masked_views = ("view2",)
+    masked_views = (2,)
     fills = ("mix",)
 
     def __init__(

@@ -1,6 +1,15 @@
 """The distance between views: one file per objective, registered by name."""
 
-from adios_tf.objectives.base import OBJECTIVES, Embedding, MomentumObjective, Objective, Pair
+from adios_tf.objectives.base import (
+    CLEAN1,
+    CLEAN2,
+    OBJECTIVES,
+    Embedding,
+    MomentumObjective,
+    Objective,
+    Pair,
+    View,
+)
 from adios_tf.objectives.byol import BYOL
 from adios_tf.objectives.moco import MoCo
 from adios_tf.objectives.simclr import SimCLR
@@ -8,6 +17,8 @@ from adios_tf.objectives.simsiam import SimSiam
 
 __all__ = [
     "BYOL",
+    "CLEAN1",
+    "CLEAN2",
     "OBJECTIVES",
     "Embedding",
     "MoCo",
@@ -16,4 +27,5 @@ __all__ = [
     "Pair",
     "SimCLR",
     "SimSiam",
+    "View",
 ]

@@ -1,8 +1,7 @@
 """What every objective is: a distance for a directed pair of views, and what it must remember.
 
-A *view* is a named batch of images: `clean1`, `clean2`, and their copies with something hidden,
-`occluded1`, `occluded2`. A *pair* names the view whose embedding is trained (`query`) and the
-view it is compared with (`key`).
+A *view* is one of the two augmented copies of a batch, or the same with something hidden. A *pair*
+names the view whose embedding is trained (`query`) and the view it is compared with (`key`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,11 +16,34 @@ from adios_tf.registry import Registry
 OBJECTIVES = Registry("objective")
 
 
+class View(NamedTuple):
+    """One view of a batch.
+
+    Attributes:
+      index: 1 or 2, which of the two augmented copies.
+      occluded: whether something is hidden in it.
+      as_partner: whether its embeddings are in the order of the images that fill its holes
+        (MixMask).
+    """
+
+    index: int
+    occluded: bool = False
+    as_partner: bool = False
+
+    @property
+    def images(self) -> str:
+        """The name of its clean images in a batch."""
+        return f"view{self.index}"
+
+
+CLEAN1, CLEAN2 = View(1), View(2)
+
+
 class Pair(NamedTuple):
     """A directed pair of views; `weight` is a number or a tensor [B]."""
 
-    query: str
-    key: str
+    query: View
+    key: View
     weight: Any = 1.0
 
 
@@ -57,11 +79,11 @@ class Objective(keras.layers.Layer):
       predictor: projections -> predictions [B,P], where the method has one.
 
     Attributes:
-      masked_views: which of the two views get an occluded copy by default.
+      masked_views: which of the views 1 and 2 get an occluded copy by default.
       direction_weight: what each of the two directions of a pair of views counts.
     """
 
-    masked_views: tuple[str, ...] = ("view2",)
+    masked_views: tuple[int, ...] = (2,)
     direction_weight: float = 1.0
 
     def __init__(
@@ -90,21 +112,19 @@ class Objective(keras.layers.Layer):
         """The distance of a directed pair, per example [B], smaller = more alike."""
         raise NotImplementedError
 
-    def symmetric(self, first: str, second: str) -> tuple[Pair, ...]:
+    def symmetric(self, first: View, second: View) -> tuple[Pair, ...]:
         """The method's own loss between two views, as pairs."""
         weight = self.direction_weight
         return (Pair(first, second, weight), Pair(second, first, weight))
 
-    def occluded_pairs(self, masked_views: Sequence[str]) -> tuple[Pair, ...]:
+    def occluded_pairs(self, masked_views: Sequence[int]) -> tuple[Pair, ...]:
         """The pairs of one mask slot: each occluded view with the other clean one."""
         pairs: tuple[Pair, ...] = ()
-        for view in masked_views:
-            mine = view[-1]
-            other = "2" if mine == "1" else "1"
-            pairs += self.symmetric(f"occluded{mine}", f"clean{other}")
+        for index in masked_views:
+            pairs += self.symmetric(View(index, occluded=True), View(3 - index))
         return tuple(p._replace(weight=p.weight / len(masked_views)) for p in pairs)
 
-    def loss(self, views: Mapping[str, Embedding], pairs: Sequence[Pair]) -> tf.Tensor:
+    def loss(self, views: Mapping[View, Embedding], pairs: Sequence[Pair]) -> tf.Tensor:
         """The weighted sum of the pairs' distances, averaged over this replica's batch."""
         terms = []
         for pair in pairs:
@@ -112,7 +132,7 @@ class Objective(keras.layers.Layer):
             terms.append(tf.reduce_mean(tf.cast(pair.weight, distance.dtype) * distance))
         return tf.add_n(terms) if terms else tf.zeros((), keras.config.floatx())
 
-    def after_step(self, clean: Mapping[str, Embedding], step: tf.Tensor) -> None:
+    def after_step(self, clean: Mapping[View, Embedding], step: tf.Tensor) -> None:
         """What must be remembered once both updates are done (EMA copies, queues)."""
 
 
@@ -155,7 +175,7 @@ class MomentumObjective(Objective):
         features = self.target_encoder(images, training=training)
         return tf.stop_gradient(self.target_projector(features, training=training))
 
-    def after_step(self, clean: Mapping[str, Embedding], step: tf.Tensor) -> None:
+    def after_step(self, clean: Mapping[View, Embedding], step: tf.Tensor) -> None:
         """Moves the targets: after every step, the first included."""
         momentum = tf.constant(self.ema_base, tf.float64)
         if self.total_steps is not None:

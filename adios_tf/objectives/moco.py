@@ -8,7 +8,7 @@ import tensorflow as tf
 from adios_tf import distribution
 from adios_tf.errors import UserError
 from adios_tf.nets import build_projector
-from adios_tf.objectives.base import OBJECTIVES, Embedding, MomentumObjective, Pair
+from adios_tf.objectives.base import OBJECTIVES, Embedding, MomentumObjective, Pair, View
 from adios_tf.objectives.losses import check_temperature, info_nce, normalize
 
 
@@ -60,20 +60,20 @@ class MoCo(MomentumObjective):
     def distance(self, query: Embedding, key: Embedding) -> tf.Tensor:
         return info_nce(query.query, key.key, self.queue, self.temperature)
 
-    def symmetric(self, first: str, second: str) -> tuple[Pair, ...]:
+    def symmetric(self, first: View, second: View) -> tuple[Pair, ...]:
         """One direction, or the sum of both."""
         one = (Pair(first, second),)
         return (*one, Pair(second, first)) if self.both_directions else one
 
-    def occluded_pairs(self, masked_views: Sequence[str]) -> tuple[Pair, ...]:
+    def occluded_pairs(self, masked_views: Sequence[int]) -> tuple[Pair, ...]:
         pairs = []
-        for view in masked_views:
-            own, other = ("clean1", "clean2") if view == "view1" else ("clean2", "clean1")
+        for index in masked_views:
+            hidden, own, other = View(index, occluded=True), View(index), View(3 - index)
             keys = (other, own) if self.both_directions else (other,)
-            pairs += [Pair(f"occluded{view[-1]}", key, 1 / len(masked_views)) for key in keys]
+            pairs += [Pair(hidden, key, 1 / len(masked_views)) for key in keys]
         return tuple(pairs)
 
-    def after_step(self, clean: Mapping[str, Embedding], step: tf.Tensor) -> None:
+    def after_step(self, clean: Mapping[View, Embedding], step: tf.Tensor) -> None:
         """Moves the EMA encoder, then puts this step's clean keys in the place of the oldest.
 
         Raises:

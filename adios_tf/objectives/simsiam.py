@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from adios_tf.nets import build_predictor, build_projector
-from adios_tf.objectives.base import OBJECTIVES, Embedding, Objective, Pair
+from adios_tf.objectives.base import CLEAN1, CLEAN2, OBJECTIVES, Embedding, Objective, Pair, View
 from adios_tf.objectives.losses import negative_cosine
 
 
@@ -25,7 +25,7 @@ class SimSiam(Objective):
       hidden_dim, output_dim: of the projector; `predictor_dim`: hidden width of the predictor.
     """
 
-    masked_views = ("view1", "view2")
+    masked_views = (1, 2)
     direction_weight = 0.5
 
     def __init__(
@@ -57,15 +57,15 @@ class SimSiam(Objective):
     def distance(self, query: Embedding, key: Embedding) -> tf.Tensor:
         return negative_cosine(query.query, key.key)
 
-    def occluded_pairs(self, masked_views: Sequence[str]) -> tuple[Pair, ...]:
+    def occluded_pairs(self, masked_views: Sequence[int]) -> tuple[Pair, ...]:
         pairs = []
-        for view in masked_views:
-            hidden, other = f"occluded{view[-1]}", "clean1" if view == "view2" else "clean2"
+        for index in masked_views:
+            hidden, other = View(index, occluded=True), View(3 - index)
             pairs.append((hidden, other))
             if self.symmetric_mask:
                 pairs.append((other, hidden))
         if self.no_mask:
-            pairs += [("clean1", "clean2"), ("clean2", "clean1")]
+            pairs += [(CLEAN1, CLEAN2), (CLEAN2, CLEAN1)]
         if self.both_mask and len(masked_views) == 2:
-            pairs += [("occluded1", "occluded2"), ("occluded2", "occluded1")]
+            pairs += [(View(1, True), View(2, True)), (View(2, True), View(1, True))]
         return tuple(Pair(query, key, 1 / len(pairs)) for query, key in pairs)

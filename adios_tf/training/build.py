@@ -17,7 +17,7 @@ from adios_tf.training.pretrainer import Pretrainer
 from adios_tf.training.probe import Probe
 from adios_tf.training.schedules import build_schedule
 
-_VIEWS = {"auto": None, "second": ("view2",), "both": ("view1", "view2")}
+_VIEWS = {"auto": None, "second": (2,), "both": (1, 2)}
 
 
 def build_masking(config: PretrainConfig, settings: dict[str, Any]) -> Masking:

@@ -14,7 +14,7 @@ import tensorflow as tf
 from adios_tf.errors import UserError
 from adios_tf.masking import Fill
 from adios_tf.masking.base import Masks
-from adios_tf.objectives import Embedding, Objective, Pair
+from adios_tf.objectives import CLEAN1, CLEAN2, Embedding, Objective, Pair, View
 from adios_tf.training.probe import Probe
 
 
@@ -24,7 +24,7 @@ class Result(NamedTuple):
     Attributes:
       distance: the objective over all slots and clean pairs, averaged over this replica's batch.
       encoder: scaled gradients of encoder, projector, predictor and probe; [] if not asked for.
-      slots: per slot {view: scaled gradient [B,S,S]}; [] if not asked for.
+      slots: per slot {index of the view: scaled gradient [B,S,S]}; [] if not asked for.
       clean: embeddings of the clean views.
       probe: `probe_loss` and `probe_accuracy`, {} without a probe.
       scale: what the gradients are multiplied by.
@@ -33,12 +33,12 @@ class Result(NamedTuple):
     distance: tf.Tensor
     encoder: list[tf.Tensor]
     slots: list[Masks]
-    clean: dict[str, Embedding]
+    clean: dict[View, Embedding]
     probe: dict[str, tf.Tensor]
     scale: tf.Tensor
 
 
-def _tensors(views: Mapping[str, Embedding]) -> list[tf.Tensor]:
+def _tensors(views: Mapping[View, Embedding]) -> list[tf.Tensor]:
     """The distinct tensors that pairs read (SimCLR's query and key are one and the same)."""
     found = [part for view in views.values() for part in view[1:] if part is not None]
     return list({id(part): part for part in found}.values())
@@ -54,7 +54,7 @@ def without_clean(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
     Where the clean views have a term of their own, SimSiam's switch for them would count them
     once more in every slot.
     """
-    kept = [p for p in pairs if "occluded1" in p[:2] or "occluded2" in p[:2]]
+    kept = [p for p in pairs if p.query.occluded or p.key.occluded]
     share = sum(p.weight for p in kept) / sum(p.weight for p in pairs)
     return tuple(p._replace(weight=p.weight / share) for p in kept)
 
@@ -66,7 +66,7 @@ class Differentiator:
         self,
         objective: Objective,
         fill: Fill,
-        masked_views: Sequence[str],
+        masked_views: Sequence[int],
         clean_weight: float,
         slot_reduction: str,
         occluded_keys: bool,
@@ -78,21 +78,20 @@ class Differentiator:
         self.objective, self.fill, self.probe = objective, fill, probe
         self.masked_views, self.clean_weight = masked_views, clean_weight
         self.slot_reduction, self.lean_memory = slot_reduction, lean_memory
-        self.clean_pairs = objective.symmetric("clean2", "clean1") if clean_weight else ()
+        self.clean_pairs = objective.symmetric(CLEAN2, CLEAN1) if clean_weight else ()
         self.occluded_pairs = objective.occluded_pairs(masked_views) if masked_views else ()
         if clean_weight and masked_views:
             self.occluded_pairs = without_clean(self.occluded_pairs)
         if not occluded_keys:
-            kept = [p for p in self.occluded_pairs if not p.key.startswith("occluded")]
+            kept = [p for p in self.occluded_pairs if not p.key.occluded]
             self.occluded_pairs = tuple(kept)
         pairs = (*self.clean_pairs, *self.occluded_pairs)
         self._queries = {pair.query for pair in pairs}
         self._keys = {pair.key for pair in pairs}
-        self._clean = sorted(v for v in self._queries | self._keys if v.startswith("clean"))
+        self._clean = sorted(v for v in self._queries | self._keys if not v.occluded)
         # Evaluation sees clean images, so BatchNorm's running averages follow the clean views;
         # the occluded ones only where the online encoder never sees a clean view (MoCo + ADIOS).
-        sees_clean = any(view.startswith("clean") for view in self._queries)
-        self._moving = "clean" if sees_clean else "occluded"
+        self._moving_occluded = all(view.occluded for view in self._queries)
 
     def trained_variables(self) -> list[keras.Variable]:
         """The encoder side's variables, in the order of the gradients."""
@@ -113,7 +112,7 @@ class Differentiator:
 
         Args:
           batch: `view1`, `view2` [B,S,S,3] and, for a probe, `label` [B].
-          slots: per slot {view: mask [B,S,S]}, 1 = hidden.
+          slots: per slot {index of the view: mask [B,S,S]}, 1 = hidden.
           seed: int32 [2], for fills that draw.
           scale: multiplies the gradients, not the distance.
           encoder: whether gradients of the encoder side are wanted; if so, the running
@@ -123,7 +122,7 @@ class Differentiator:
         scale = tf.convert_to_tensor(scale)
         variables = self.trained_variables() if encoder else []
         with tf.GradientTape(watch_accessed_variables=encoder) as clean_tape:
-            images = {name: batch[f"view{name[-1]}"] for name in self._clean}
+            images = {view: batch[view.images] for view in self._clean}
             clean = self._embed(images, moving=encoder)
             clean_distance = self.clean_weight * self.objective.loss(clean, self.clean_pairs)
             clean_loss = clean_distance + self._regularization()
@@ -182,21 +181,21 @@ class Differentiator:
             ]
         return Result(distance, of_encoder, of_slots, clean, probe, scale)
 
-    def _embed(self, images: Mapping[str, tf.Tensor], moving: bool) -> dict[str, Embedding]:
+    def _embed(self, images: Mapping[View, tf.Tensor], moving: bool) -> dict[View, Embedding]:
         embeddings = {}
-        for name, view in images.items():
-            roles = name in self._queries, name in self._keys
-            if moving and name.startswith(self._moving):
-                embeddings[name] = self.objective.embed(view, *roles)
+        for view, batch in images.items():
+            roles = view in self._queries, view in self._keys
+            if moving and view.occluded == self._moving_occluded:
+                embeddings[view] = self.objective.embed(batch, *roles)
             else:
                 with keras.StatelessScope():  # updates of running averages are dropped
-                    embeddings[name] = self.objective.embed(view, *roles)
+                    embeddings[view] = self.objective.embed(batch, *roles)
         return embeddings
 
     def _slot_distance(
         self,
         batch: Mapping[str, tf.Tensor],
-        clean: Mapping[str, Embedding],
+        clean: Mapping[View, Embedding],
         n: int,
         slot: Masks,
         seed: tf.Tensor,
@@ -204,9 +203,10 @@ class Differentiator:
     ) -> tf.Tensor:
         """The objective with what one slot hides covered."""
         filled = {
-            view: self.fill.cover(batch[view], slot[view], seed, n) for view in self.masked_views
+            index: self.fill.cover(batch[f"view{index}"], slot[index], seed, n)
+            for index in self.masked_views
         }
-        images = {f"occluded{view[-1]}": cover.images for view, cover in filled.items()}
+        images = {View(index, occluded=True): cover.images for index, cover in filled.items()}
         views = {**clean, **self._embed(images, moving)}
         pairs, views = self.fill.weigh(self.occluded_pairs, views, slot, filled)
         return self.objective.loss(views, pairs)
@@ -217,17 +217,17 @@ class Differentiator:
         return tf.add_n(losses) if losses else 0.0
 
     def _probe(
-        self, batch: Mapping[str, tf.Tensor], clean: Mapping[str, Embedding]
+        self, batch: Mapping[str, tf.Tensor], clean: Mapping[View, Embedding]
     ) -> dict[str, tf.Tensor]:
         """The probe's loss and accuracy, averaged over its views."""
-        encoded = {name: e.features for name, e in clean.items() if e.features is not None}
-        names = self.probe.views or tuple(encoded) or ("clean1",)
+        encoded = {view: e.features for view, e in clean.items() if e.features is not None}
+        views = self.probe.views or tuple(encoded) or (CLEAN1,)
         scores = []
-        for name in names:
-            features = encoded.get(name)
+        for view in views:
+            features = encoded.get(view)
             if features is None:
                 with keras.StatelessScope():
-                    features = self.objective.encoder(batch[f"view{name[-1]}"], training=True)
+                    features = self.objective.encoder(batch[view.images], training=True)
             scores.append(self.probe(features, batch["label"]))
-        loss, accuracy = (tf.add_n(part) / len(names) for part in zip(*scores, strict=True))
+        loss, accuracy = (tf.add_n(part) / len(views) for part in zip(*scores, strict=True))
         return {"probe_loss": loss, "probe_accuracy": accuracy}

@@ -28,8 +28,8 @@ class Pretrainer(keras.Model):
       objective: the distance between views; holds the encoder.
       masking: what is hidden; holds the masker where one is trained.
       fill: what covers the hole, a `Fill` or its registered name.
-      masked_views: which views get an occluded copy; None = what the masking or else the
-        objective ask for.
+      masked_views: which of the views 1 and 2 get an occluded copy; None = what the masking
+        or else the objective ask for.
       clean_weight: weight of the objective between the two clean views; None = what the fill
         or else the masking ask for (0 for ADIOS, 1 for MixMask and without masking).
       slot_reduction: `sum` over the slots (as in the ADIOS code) or `mean`; None = the
@@ -54,7 +54,7 @@ class Pretrainer(keras.Model):
         objective: Objective,
         masking: Masking,
         fill: Fill | str = "erase",
-        masked_views: Sequence[str] | None = None,
+        masked_views: Sequence[int] | None = None,
         clean_weight: float | None = None,
         slot_reduction: str | None = None,
         update: str = "alternating",
@@ -137,14 +137,14 @@ class Pretrainer(keras.Model):
         return {**batch, **{v: self.input_filter(batch[v]) for v in ("view1", "view2")}}
 
     def _masks(self, batch: Mapping[str, tf.Tensor], seed: tf.Tensor) -> Masks:
-        """Returns {view: [B,S,S,N]} for the views that are masked."""
+        """Returns {index of the view: [B,S,S,N]} for the views that are masked."""
         return {
-            view: self.masking.masks(
-                batch[view],
-                batch.get(f"mask{view[-1]}"),
-                tf.random.experimental.stateless_fold_in(seed, int(view[-1])),
+            index: self.masking.masks(
+                batch[f"view{index}"],
+                batch.get(f"mask{index}"),
+                tf.random.experimental.stateless_fold_in(seed, index),
             )
-            for view in self.masked_views
+            for index in self.masked_views
         }
 
     def _differentiate(

@@ -6,6 +6,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from adios_tf.objectives import View
+
 
 class Probe(keras.layers.Layer):
     """A linear layer on features without gradient, so it never reaches the encoder.
@@ -13,19 +15,19 @@ class Probe(keras.layers.Layer):
     Args:
       feature_dim: D.
       num_classes: number of labels; a label of -1 means none and is ignored.
-      views: which clean views it reads. A view that the objective encodes anyway costs nothing;
-        another one is encoded for it, without gradient.
+      views: which of the clean views 1 and 2 it reads. A view that the objective encodes
+        anyway costs nothing; another one is encoded for it, without gradient.
     """
 
     def __init__(
         self,
         feature_dim: int,
         num_classes: int,
-        views: Sequence[str] | None = None,
+        views: Sequence[int] | None = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.views = tuple(views) if views else None
+        self.views = tuple(map(View, views)) if views else None
         self.classifier = keras.layers.Dense(num_classes, dtype=keras.config.floatx())
         self.classifier.build((None, feature_dim))
         self.built = True

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from adios_tf.masking import Adversarial, Blocks, Mix, UnMix
 from adios_tf.masking.fill import Filled
-from adios_tf.objectives import OBJECTIVES, Embedding, Pair
+from adios_tf.objectives import OBJECTIVES, Embedding, Pair, View
 from adios_tf.registry import construct
 from adios_tf.training.pretrainer import Pretrainer
 
@@ -49,10 +49,10 @@ def embedded(built, views):
 
 
 def loss_of(built, fill, views, mask, seed, slot=0):
-    cover = fill.cover(views["clean2"], mask, seed, slot)
-    known = embedded(built, {**views, "occluded2": cover.images})
-    pairs = [p for p in built.occluded_pairs(("view2",)) if "occluded2" in p[:2]]
-    pairs, known = fill.weigh(pairs, known, {"view2": mask}, {"view2": cover})
+    cover = fill.cover(views[View(2)], mask, seed, slot)
+    known = embedded(built, {**views, View(2, True): cover.images})
+    pairs = [p for p in built.occluded_pairs((2,)) if View(2, True) in p[:2]]
+    pairs, known = fill.weigh(pairs, known, {2: mask}, {2: cover})
     return built.loss(known, pairs)
 
 
@@ -103,15 +103,15 @@ def test_permuting_embeddings_is_encoding_the_permuted_mixtures(name, partner):
     fill = Mix(partner)
     # Shares that differ between the images.
     mask = mask * tf.reshape(tf.linspace(0.2, 1.0, ROWS), (-1, 1, 1))
-    ours = loss_of(built, fill, {"clean1": y, "clean2": x}, mask, seed)
+    ours = loss_of(built, fill, {View(1): y, View(2): x}, mask, seed)
 
     mixed, order = fill.cover(x, mask, seed)
     back = np.argsort(order)
     shares = 1 - mask.numpy().mean((1, 2))
-    pairs = [p for p in built.occluded_pairs(("view2",)) if "occluded2" in p[:2]]
+    pairs = [p for p in built.occluded_pairs((2,)) if View(2, True) in p[:2]]
     expected = 0.0
     for shown, weights in ((mixed, shares), (tf.gather(mixed, back), 1 - shares[back])):
-        views = embedded(built, {"clean1": y, "clean2": x, "occluded2": shown})
+        views = embedded(built, {View(1): y, View(2): x, View(2, True): shown})
         weighed = [p._replace(weight=tf.constant(p.weight * weights, tf.float32)) for p in pairs]
         expected += built.loss(views, weighed)
     np.testing.assert_allclose(ours, expected, rtol=1e-5)
@@ -121,11 +121,11 @@ def test_permuting_embeddings_is_encoding_the_permuted_mixtures(name, partner):
 @pytest.mark.parametrize("hidden", [0.0, 1.0])
 def test_a_mixture_of_one_image_alone_is_the_clean_loss(name, hidden):
     """lambda = 1: the image itself; lambda = 0: the partner, put back in its place."""
-    built, views = objective(name), {"clean1": images(1), "clean2": images(2)}
+    built, views = objective(name), {View(1): images(1), View(2): images(2)}
     mask = tf.fill((ROWS, SIDE, SIDE), hidden)
     mixed = loss_of(built, Mix("random"), views, mask, seed_of(0))
-    pairs = [p for p in built.occluded_pairs(("view2",)) if "occluded2" in p[:2]]
-    known = embedded(built, {**views, "occluded2": views["clean2"]})
+    pairs = [p for p in built.occluded_pairs((2,)) if View(2, True) in p[:2]]
+    known = embedded(built, {**views, View(2, True): views[View(2)]})
     np.testing.assert_allclose(mixed, built.loss(known, pairs), rtol=1e-5)
 
 
@@ -133,28 +133,28 @@ def test_the_weights_are_those_of_the_image_that_shows():
     """Each clean image gets lambda of its own mixture and 1 - lambda of the one it fills."""
     order = tf.constant([2, 0, 1])
     mask = tf.reshape(tf.constant([0.1, 0.2, 0.3]), (3, 1, 1)) * tf.ones((3, 4, 4))
-    views = {"occluded2": Embedding(None, tf.eye(3), None), "clean1": Embedding(None, None, None)}
+    views = {View(2, True): Embedding(None, tf.eye(3), None), View(1): Embedding(None, None, None)}
     pairs, known = Mix().weigh(
-        [Pair("occluded2", "clean1", 2.0)],
+        [Pair(View(2, True), View(1), 2.0)],
         views,
-        {"view2": mask},
-        {"view2": Filled(None, order)},
+        {2: mask},
+        {2: Filled(None, order)},
     )
     own, back = pairs
-    assert (own.query, back.query) == ("occluded2", "occluded2_as_partner")
+    assert (own.query, back.query) == (View(2, True), View(2, True, as_partner=True))
     np.testing.assert_allclose(own.weight, [1.8, 1.6, 1.4], rtol=1e-6)
     # Image 2 fills mixture 0, image 0 fills 1, image 1 fills 2.
     np.testing.assert_allclose(back.weight, [0.4, 0.6, 0.2], rtol=1e-6)
-    np.testing.assert_array_equal(known["occluded2_as_partner"].query, np.eye(3)[[1, 2, 0]])
+    np.testing.assert_array_equal(known[View(2, True, as_partner=True)].query, np.eye(3)[[1, 2, 0]])
 
 
 def test_pairs_without_a_mixture_and_of_two_stay():
     mask = tf.fill((3, 4, 4), 0.25)
     rows = Embedding(None, tf.eye(3), tf.eye(3))
-    views = dict.fromkeys(("occluded1", "occluded2", "clean1"), rows)
-    filled = {view: Filled(None, tf.constant([2, 1, 0])) for view in ("view1", "view2")}
-    pairs = [Pair("clean1", "clean1"), Pair("occluded1", "occluded2", 0.5)]
-    kept, _ = Mix().weigh(pairs, views, {"view1": mask, "view2": mask}, filled)
+    views = dict.fromkeys((View(1, True), View(2, True), View(1)), rows)
+    filled = {view: Filled(None, tf.constant([2, 1, 0])) for view in (1, 2)}
+    pairs = [Pair(View(1), View(1)), Pair(View(1, True), View(2, True), 0.5)]
+    kept, _ = Mix().weigh(pairs, views, {1: mask, 2: mask}, filled)
     assert [tuple(p) for p in kept] == [tuple(p) for p in pairs]
 
 

@@ -46,7 +46,7 @@ def test_every_random_mask(name, seed):
     if not name.startswith("unmix"):
         assert set(np.unique(drawn)) <= {0.0, 1.0}
         assert 0 < drawn.mean() < 1
-    assert masking.masked_views == ("view2",)
+    assert masking.masked_views == (2,)
     assert not masking.trained_variables()
     slots = masking.slots({"view2": tf.constant(drawn)}, tf.constant([0, 0]))
     assert len(slots) == masking.num_masks

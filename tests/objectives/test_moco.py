@@ -8,7 +8,7 @@ import tensorflow as tf
 from hypothesis import strategies as st
 
 from adios_tf.errors import UserError
-from adios_tf.objectives import Embedding, MoCo
+from adios_tf.objectives import Embedding, MoCo, View
 
 WIDTH = 3
 
@@ -26,7 +26,7 @@ def keys(draw, rows):
 
 
 def put(objective, *batches):
-    clean = {f"clean{n + 1}": Embedding(key=batch) for n, batch in enumerate(batches)}
+    clean = {View(n + 1): Embedding(key=batch) for n, batch in enumerate(batches)}
     objective.after_step(clean, tf.constant(0, tf.int64))
 
 
@@ -54,10 +54,10 @@ def test_it_starts_with_unit_rows_that_the_seed_decides():
 
 def test_symmetric_sums_both_directions_and_queues_both_keys():
     objective, draw = moco(8, symmetric=True), np.random.default_rng(0)
-    pairs = [tuple(pair) for pair in objective.symmetric("clean2", "clean1")]
-    assert pairs == [("clean2", "clean1", 1.0), ("clean1", "clean2", 1.0)]
-    occluded = [tuple(pair) for pair in objective.occluded_pairs(("view2",))]
-    assert occluded == [("occluded2", "clean1", 1.0), ("occluded2", "clean2", 1.0)]
+    pairs = [tuple(pair) for pair in objective.symmetric(View(2), View(1))]
+    assert pairs == [(View(2), View(1), 1.0), (View(1), View(2), 1.0)]
+    occluded = [tuple(pair) for pair in objective.occluded_pairs((2,))]
+    assert occluded == [(View(2, True), View(1), 1.0), (View(2, True), View(2), 1.0)]
     first, second = keys(draw, 2), keys(draw, 2)
     put(objective, first, second)
     expected = tf.math.l2_normalize(tf.concat([first, second], 0), axis=1)

@@ -13,7 +13,7 @@ import tensorflow as tf
 from adios_tf.masking import Masking, Mix
 from adios_tf.masking.fill import Filled
 from adios_tf.masking.grid import upsample
-from adios_tf.objectives import Embedding, MoCo
+from adios_tf.objectives import Embedding, MoCo, View
 from adios_tf.training.gradients import without_clean
 from adios_tf.training.optimizers import SGD
 from adios_tf.training.pretrainer import Pretrainer
@@ -25,7 +25,7 @@ TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 class Stored(Masking):
     """The masks of the golden file, one for the whole batch."""
 
-    masked_views = ("view2",)
+    masked_views = (2,)
     mask = None
 
     def masks(self, images, truth, seed, training=True):
@@ -65,9 +65,9 @@ def hidden_exactly(hidden, rows):
 
 
 def weighed(objective, views, mask, partner):
-    pairs = without_clean(objective.occluded_pairs(("view2",)))
+    pairs = without_clean(objective.occluded_pairs((2,)))
     cover = Filled(None, tf.constant(partner, tf.int32))
-    return Mix().weigh(pairs, views, {"view2": mask}, {"view2": cover})
+    return Mix().weigh(pairs, views, {2: mask}, {2: cover})
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -81,11 +81,11 @@ def test_losses_and_gradients(golden, case):
     with tf.GradientTape() as tape:
         tape.watch([q, mixed])
         views = {
-            "clean1": Embedding(key=key),
-            "clean2": Embedding(query=q),
-            "occluded2": Embedding(query=mixed),
+            View(1): Embedding(key=key),
+            View(2): Embedding(query=q),
+            View(2, True): Embedding(query=mixed),
         }
-        clean = objective.loss(views, objective.symmetric("clean2", "clean1"))
+        clean = objective.loss(views, objective.symmetric(View(2), View(1)))
         pairs, views = weighed(objective, views, share(1 - lam, rows), reversal)
         own, back = (objective.loss(views, [pair]) for pair in pairs)
         loss = clean + own + back
@@ -95,7 +95,7 @@ def test_losses_and_gradients(golden, case):
     for ours, name in zip(tape.gradient(loss, [q, mixed]), ("q", "q_mixed"), strict=True):
         np.testing.assert_allclose(ours, stored[f"grad_{name}"], **TOLERANCE)
 
-    objective.after_step({"clean1": Embedding(key=key)}, tf.constant(0, tf.int64))
+    objective.after_step({View(1): Embedding(key=key)}, tf.constant(0, tf.int64))
     np.testing.assert_allclose(objective.queue.numpy().T, stored["queue_after"], **TOLERANCE)
     assert int(objective.queue_place) == stored["queue_ptr_after"][0]
 
@@ -112,15 +112,15 @@ def test_two_mixtures(golden):
     with tf.GradientTape() as tape:
         tape.watch(queries)
         clean = {
-            "clean1": Embedding(key=tf.constant(stored["k"], tf.float32)),
-            "clean2": Embedding(query=queries[0]),
+            View(1): Embedding(key=tf.constant(stored["k"], tf.float32)),
+            View(2): Embedding(query=queries[0]),
         }
-        loss = objective.loss(clean, objective.symmetric("clean2", "clean1"))
+        loss = objective.loss(clean, objective.symmetric(View(2), View(1)))
         losses = [loss]
         kinds = zip(queries[1:], ("unmix", "mask"), partners, strict=True)
         for mixed, kind, partner in kinds:
             mask = hidden_exactly(1 - stored[f"lam_{kind}"], rows)
-            views = {**clean, "occluded2": Embedding(query=mixed)}
+            views = {**clean, View(2, True): Embedding(query=mixed)}
             pairs, views = weighed(objective, views, mask, partner)
             losses += [objective.loss(views, [pair]) for pair in pairs]
         loss = tf.add_n(losses)

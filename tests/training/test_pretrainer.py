@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from adios_tf.objectives import View
+
 _spec = importlib.util.spec_from_file_location(
     "replicas_program", Path(__file__).with_name("replicas_program.py")
 )
@@ -33,7 +35,7 @@ def test_gradients_by_slot_are_the_gradient_of_the_sum(objective):
     pretrainer = model(objective)
     differentiate, batch = pretrainer.differentiator, batches()[0]
     views = pretrainer.masked_views
-    masks = {view: pretrainer.masking.masks(batch[view], None, None) for view in views}
+    masks = {v: pretrainer.masking.masks(batch[f"view{v}"], None, None) for v in views}
     slots = pretrainer.masking.slots(masks, None)
     seed = tf.constant([0, 0])
     result = differentiate(batch, slots, seed, tf.constant(1.0), encoder=True, masks=True)
@@ -43,10 +45,10 @@ def test_gradients_by_slot_are_the_gradient_of_the_sum(objective):
         tape.watch(slots)
         total, embed = 0.0, pretrainer.objective.embed
         for slot in slots:
-            seen = {f"clean{n}": embed(batch[f"view{n}"], True, True) for n in (1, 2)}
+            seen = {View(n): embed(batch[f"view{n}"], True, True) for n in (1, 2)}
             for view, mask in slot.items():
-                hidden = batch[view] * (1 - mask)[..., None]
-                seen[f"occluded{view[-1]}"] = embed(hidden, True, True)
+                hidden = batch[f"view{view}"] * (1 - mask)[..., None]
+                seen[View(view, True)] = embed(hidden, True, True)
             pairs = pretrainer.objective.occluded_pairs(views)
             total += pretrainer.objective.loss(seen, pairs)
     expected, expected_masks = tape.gradient(total, [variables, slots])
