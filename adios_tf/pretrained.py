@@ -22,8 +22,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-import adios_tf.masking
-import adios_tf.nets  # noqa: F401  both register the custom layers that .keras files name
 from adios_tf.errors import UserError
 
 PARTS = (

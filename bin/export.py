@@ -26,7 +26,7 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
-    from adios_tf.export.export_run import export_run
+    from adios_tf.exporting.export_run import export_run
 
     if not settings.run or not settings.out:
         raise UserError("--run and --out are required")

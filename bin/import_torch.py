@@ -34,8 +34,8 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
-    from adios_tf.export.torch_export import export_torch
-    from adios_tf.export.torch_import import import_torch
+    from adios_tf.exporting.torch_export import export_torch
+    from adios_tf.exporting.torch_import import import_torch
 
     if settings.to_torch:
         if not settings.run:

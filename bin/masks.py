@@ -28,7 +28,7 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
-    from adios_tf.export.mask_files import write_masks
+    from adios_tf.exporting.mask_files import write_masks
 
     if not (settings.run and settings.images and settings.out):
         raise UserError("--run, --images and --out are required")

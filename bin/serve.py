@@ -39,12 +39,12 @@ def main(settings: Settings) -> None:
     if not settings.model:
         raise UserError("--model is required: a SavedModel written by bin/export.py")
     try:
-        from adios_tf.export.server import Limits, Server, serve
+        from adios_tf.exporting.server import Limits, Server, serve
     except ModuleNotFoundError as error:
         if error.name != "aiohttp":
             raise
         raise UserError("serving needs aiohttp: pip install 'adios_tf[serve]'") from error
-    from adios_tf.export.reference_set import read_reference
+    from adios_tf.exporting.reference_set import read_reference
 
     limits = Limits(
         int(settings.max_body_mb * 2**20),

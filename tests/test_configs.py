@@ -8,13 +8,14 @@ import pytest
 
 from adios_tf import cli
 from adios_tf.data import CATALOG, AugmentConfig, describe
+from adios_tf.encoders import BACKBONES
 from adios_tf.masking import FILLS, MASKINGS
-from adios_tf.nets import BACKBONES, build_unet
+from adios_tf.nets import build_unet
 from adios_tf.nets.unet import default_num_blocks
 from adios_tf.objectives import OBJECTIVES
+from adios_tf.schedules import build_schedule
 from adios_tf.training.config import PretrainConfig
 from adios_tf.training.methods import check_combination
-from adios_tf.training.schedules import build_schedule
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 FILES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.flags"))

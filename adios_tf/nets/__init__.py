@@ -1,7 +1,5 @@
-"""What is trained: encoders, heads and the masker."""
+"""The networks around the encoder: heads, and the masker's U-Net."""
 
-from adios_tf.nets.backbones import as_encoder, build_backbone
-from adios_tf.nets.builders import BACKBONES
 from adios_tf.nets.heads import (
     HEADS,
     build_head,
@@ -10,14 +8,9 @@ from adios_tf.nets.heads import (
     has_predictor,
 )
 from adios_tf.nets.unet import build_unet, default_num_blocks
-from adios_tf.nets.vit import ClassTokenAndPositions
 
 __all__ = [
-    "BACKBONES",
     "HEADS",
-    "ClassTokenAndPositions",
-    "as_encoder",
-    "build_backbone",
     "build_head",
     "build_predictor",
     "build_projector",

@@ -63,7 +63,7 @@ def official_mapping(model: keras.Model, kind: str, prefix: str | None = None) -
     """Returns an entry for every variable of `model`.
 
     Args:
-      model: what `build_unet`, `build_backbone` or `build_head` gave.
+      model: what `build_unet`, `build_encoder` or `build_head` gave.
       kind: "unet" (ADIOS's mask_encoder and mask_head), "resnet" (torchvision's names), "vit"
         (timm's names), "projector" or "predictor" (numbered as in the official nn.Sequential),
         "dense" (one dense layer: the online classifier).

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from adios_tf.objectives.losses import cosine_ramp
+from adios_tf.losses import cosine_ramp
 from adios_tf.registry import Registry
 
 OBJECTIVES = Registry("objective")

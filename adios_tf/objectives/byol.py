@@ -5,9 +5,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from adios_tf.losses import negative_cosine
 from adios_tf.nets import build_predictor, build_projector
 from adios_tf.objectives.base import OBJECTIVES, Embedding, MomentumObjective
-from adios_tf.objectives.losses import negative_cosine
 
 
 @OBJECTIVES.register("byol", "predict the projection of a slowly moving copy (EMA)")

@@ -7,9 +7,9 @@ import tensorflow as tf
 
 from adios_tf import distribution
 from adios_tf.errors import UserError
+from adios_tf.losses import check_temperature, info_nce, normalize
 from adios_tf.nets import build_projector
 from adios_tf.objectives.base import OBJECTIVES, Embedding, MomentumObjective, Pair, View
-from adios_tf.objectives.losses import check_temperature, info_nce, normalize
 
 
 def _unit_rows(shape: tuple[int, ...], dtype: str | None = None) -> tf.Tensor:

@@ -5,9 +5,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from adios_tf.losses import check_temperature, nt_xent_rows
 from adios_tf.nets import build_projector
 from adios_tf.objectives.base import OBJECTIVES, Embedding, Objective
-from adios_tf.objectives.losses import check_temperature, nt_xent_rows
 
 
 @OBJECTIVES.register("simclr", "contrast with all other images of the batch (NT-Xent)")

@@ -6,9 +6,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from adios_tf.losses import negative_cosine
 from adios_tf.nets import build_predictor, build_projector
 from adios_tf.objectives.base import CLEAN1, CLEAN2, OBJECTIVES, Embedding, Objective, Pair, View
-from adios_tf.objectives.losses import negative_cosine
 
 
 @OBJECTIVES.register("simsiam", "predict the other view's projection, stop-gradient, no copy")

@@ -5,17 +5,18 @@ from typing import Any
 
 import keras
 
+from adios_tf.encoders import build_encoder
 from adios_tf.masking import FILLS, MASKINGS, Masking
-from adios_tf.nets import build_backbone, build_unet
+from adios_tf.nets import build_unet
 from adios_tf.nets.filters import build_high_pass
 from adios_tf.objectives import OBJECTIVES, Objective
+from adios_tf.optimizers import build_optimizer
 from adios_tf.registry import construct
+from adios_tf.schedules import build_schedule
 from adios_tf.training.config import PretrainConfig
 from adios_tf.training.methods import check_combination
-from adios_tf.training.optimizers import build_optimizer
 from adios_tf.training.pretrainer import Pretrainer
 from adios_tf.training.probe import Probe
-from adios_tf.training.schedules import build_schedule
 
 _VIEWS = {"auto": None, "second": (2,), "both": (1, 2)}
 
@@ -38,7 +39,7 @@ def build_masking(config: PretrainConfig, settings: dict[str, Any]) -> Masking:
 
 def build_objective(config: PretrainConfig, settings: dict[str, Any]) -> Objective:
     """Returns the objective that the settings name, around a fresh backbone."""
-    encoder = build_backbone(
+    encoder = build_encoder(
         config.backbone, config.image_size, stem=config.stem, padding=config.padding
     )
     return construct(OBJECTIVES[config.objective], settings, encoder=encoder)

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from adios_tf.data import CATALOG
+from adios_tf.encoders import BACKBONES
 from adios_tf.errors import UserError
 from adios_tf.masking import FILLS, MASKINGS
-from adios_tf.nets import BACKBONES
 from adios_tf.objectives import OBJECTIVES
 from adios_tf.registry import import_plugins
 from adios_tf.training.config import PretrainConfig

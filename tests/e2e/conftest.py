@@ -13,7 +13,7 @@ from PIL import Image
 PLUGIN = '''
 """A user's own encoder: one convolution."""
 import keras
-from adios_tf.nets import BACKBONES
+from adios_tf.encoders import BACKBONES
 
 @BACKBONES.register("test_layer", "for tests of whole runs")
 def one_convolution(name, image_size, in_channels, plan):

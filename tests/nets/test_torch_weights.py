@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 from scipy.special import erf, softmax
 
+from adios_tf.encoders import build_encoder
+from adios_tf.encoders.vit import build_vit
 from adios_tf.errors import UserError
-from adios_tf.nets import build_backbone, build_predictor, build_projector, build_unet
+from adios_tf.nets import build_predictor, build_projector, build_unet
 from adios_tf.nets.torch_weights import official_mapping, weights_from_official, weights_to_official
-from adios_tf.nets.vit import build_vit
 
 
 def tiny_vit():
@@ -18,7 +19,7 @@ def tiny_vit():
 NETS = {
     "unet gn": ("unet", lambda: build_unet(40, 3, base=8)),
     "unet no": ("unet", lambda: build_unet(32, 3, base=4, norm="no")),
-    "resnet": ("resnet", lambda: build_backbone("resnet18", 32, padding="torch")),
+    "resnet": ("resnet", lambda: build_encoder("resnet18", 32, padding="torch")),
     "vit": ("vit", tiny_vit),
     "simsiam projector": ("projector", lambda: build_projector("simsiam", 5, 6, 4)),
     "byol predictor": ("predictor", lambda: build_predictor("byol", 5, 6, 4)),
@@ -45,7 +46,7 @@ def test_there_and_back_is_exact(name):
 
 
 def test_names_of_resnet50_are_those_of_torchvision():
-    arrays = weights_to_official(build_backbone("resnet50", 96, padding="torch"), "resnet")
+    arrays = weights_to_official(build_encoder("resnet50", 96, padding="torch"), "resnet")
     assert len(arrays) == 318
     shapes = {
         "encoder.conv1.weight": (64, 3, 7, 7),
@@ -125,14 +126,14 @@ def test_nothing_changes_when_an_array_does_not_fit():
 
 
 def test_a_network_padded_as_keras_does_takes_no_official_weights():
-    encoder = build_backbone("resnet18", 32)
+    encoder = build_encoder("resnet18", 32)
     with pytest.raises(UserError, match="padding='torch'"):
         weights_from_official(encoder, "resnet", weights_to_official(encoder, "resnet"))
 
 
 def test_other_models_are_refused():
     with pytest.raises(UserError, match="has no official name"):
-        official_mapping(build_backbone("convnet_small", 32), "resnet")
+        official_mapping(build_encoder("convnet_small", 32), "resnet")
     known = "did you mean 'unet'? known are dense, predictor, projector, resnet, unet, vit"
     with pytest.raises(UserError, match=re.escape(known)):
         official_mapping(build_unet(32, 3, base=8), "u-net")

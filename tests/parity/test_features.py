@@ -6,8 +6,9 @@ import keras
 import numpy as np
 import pytest
 
-from adios_tf.export.torch_file import read_torch_checkpoint
-from adios_tf.nets import build_backbone, build_predictor, build_projector, build_unet
+from adios_tf.encoders import build_encoder
+from adios_tf.exporting.torch_file import read_torch_checkpoint
+from adios_tf.nets import build_predictor, build_projector, build_unet
 from adios_tf.nets.torch_weights import weights_from_official, weights_to_official
 
 METHODS = ["simclr_adios", "byol_adios", "simsiam_adios"]
@@ -76,7 +77,7 @@ def test_masker(features, method, checkpoint):
 @pytest.mark.parametrize("method", METHODS[:1], indirect=True)
 def test_resnet18_with_the_cifar_stem(features, method, checkpoint):
     state, _ = checkpoint
-    encoder = build_backbone("resnet18", 32, stem="adios_cifar", padding="torch")
+    encoder = build_encoder("resnet18", 32, stem="adios_cifar", padding="torch")
     used = weights_from_official(encoder, "resnet", state)
     assert used == {n for n in state if n.startswith("encoder.")}
     ours = encoder(features["x"])
@@ -107,7 +108,7 @@ def test_resnet18_with_the_imagenet_stem(features, method, checkpoint):
     np.testing.assert_array_equal(
         features["std_stem/conv1/keras"], state["encoder.conv1.weight"].transpose(2, 3, 1, 0)
     )
-    encoder = build_backbone("resnet18", 96, padding="torch")
+    encoder = build_encoder("resnet18", 96, padding="torch")
     weights_from_official(encoder, "resnet", state)
     stem = keras.Model(encoder.input, encoder.get_layer("pool1_pool").output)
     assert_relative(stem(features["std_stem/x"]), features["std_stem/stem_out"])

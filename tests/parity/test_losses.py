@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from adios_tf.objectives.losses import negative_cosine, nt_xent
+from adios_tf.losses import negative_cosine, nt_xent
 
 NTXENT = (
     "B4_D8_T0.1 B8_D16_T0.2 B16_D32_T0.5 B2_D4_T0.07 B32_D128_T0.2 B1_D8_T0.1 identical_views "

@@ -7,9 +7,9 @@ import keras
 import numpy as np
 import pytest
 
-from adios_tf.objectives.losses import cosine_ramp
-from adios_tf.training.optimizers import build_optimizer
-from adios_tf.training.schedules import WarmupCosine, build_schedule
+from adios_tf.losses import cosine_ramp
+from adios_tf.optimizers import build_optimizer
+from adios_tf.schedules import WarmupCosine, build_schedule
 
 STEPS_PER_EPOCH = 3
 # What the official programs hard-wire into `method_schedule` (golden/README.md).

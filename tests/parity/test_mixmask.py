@@ -14,8 +14,8 @@ from adios_tf.masking import Masking, Mix
 from adios_tf.masking.fill import Filled
 from adios_tf.masking.grid import upsample
 from adios_tf.objectives import Embedding, MoCo, View
+from adios_tf.optimizers import SGD
 from adios_tf.training.gradients import without_clean
-from adios_tf.training.optimizers import SGD
 from adios_tf.training.pretrainer import Pretrainer
 
 CASES = ("a", "b", "odd_batch")

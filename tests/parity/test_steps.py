@@ -16,7 +16,7 @@ from adios_tf.masking import Adversarial, AdversarialOne
 from adios_tf.nets import build_predictor, build_projector, build_unet
 from adios_tf.nets.torch_weights import official_mapping
 from adios_tf.objectives import OBJECTIVES
-from adios_tf.training.optimizers import SGD
+from adios_tf.optimizers import SGD
 from adios_tf.training.pretrainer import Pretrainer
 from adios_tf.training.probe import Probe
 

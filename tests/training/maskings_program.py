@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from adios_tf.nets import BACKBONES
+from adios_tf.encoders import BACKBONES
 from adios_tf.training.build import build_pretrainer
 from adios_tf.training.config import PretrainConfig
 

@@ -15,8 +15,8 @@ import tensorflow as tf
 
 from adios_tf.masking import MASKINGS
 from adios_tf.objectives import OBJECTIVES
+from adios_tf.optimizers import build_optimizer
 from adios_tf.registry import construct
-from adios_tf.training.optimizers import build_optimizer
 from adios_tf.training.pretrainer import Pretrainer
 from adios_tf.training.probe import Probe
 

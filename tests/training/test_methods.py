@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from adios_tf.encoders import BACKBONES
 from adios_tf.errors import UserError
 from adios_tf.masking import FILLS, MASKINGS
-from adios_tf.nets import BACKBONES
 from adios_tf.objectives import OBJECTIVES
 from adios_tf.training.build import build_pretrainer
 from adios_tf.training.config import PretrainConfig

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from adios_tf.nets import BACKBONES
+from adios_tf.encoders import BACKBONES
 from adios_tf.training.build import build_pretrainer
 from adios_tf.training.checkpoints import Checkpoints
 from adios_tf.training.config import PretrainConfig

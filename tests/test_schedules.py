@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from adios_tf.errors import UserError
-from adios_tf.training.schedules import WarmupCosine, build_schedule
+from adios_tf.schedules import WarmupCosine, build_schedule
 
 
 def _oracle(epoch, base, epochs, warmup, start, minimum):

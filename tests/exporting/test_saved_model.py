@@ -9,9 +9,10 @@ import tensorflow as tf
 
 import adios_tf
 from adios_tf import pretrained
+from adios_tf.encoders import build_encoder
 from adios_tf.errors import UserError
-from adios_tf.export import saved_model
-from adios_tf.nets import build_backbone, build_head, build_projector, build_unet
+from adios_tf.exporting import saved_model
+from adios_tf.nets import build_head, build_projector, build_unet
 from adios_tf.nets.heads import Dense
 
 SIDE = 32
@@ -45,7 +46,7 @@ def lively(model, seed=0):
 
 def build(name, masks=True):
     """A model with masker and linear head around the encoder `name`."""
-    encoder = lively(build_backbone(name, SIDE))
+    encoder = lively(build_encoder(name, SIDE))
     width = encoder.output_shape[-1]
     parts = {"projector": build_projector("simclr", width, 8, 4)}
     if masks:

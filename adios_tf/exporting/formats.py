@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from adios_tf.errors import UserError
-from adios_tf.export.saved_model import save_model
+from adios_tf.exporting.saved_model import save_model
 from adios_tf.pretrained import PretrainedModel
 from adios_tf.registry import Registry
 
@@ -37,7 +37,7 @@ def write_keras(model: PretrainedModel, out: Path) -> list[Path]:
 
 @FORMATS.register("weights", "bare weights, one .weights.h5 file per network")
 def write_weights(model: PretrainedModel, out: Path) -> list[Path]:
-    """Writes NAME.weights.h5 for a network that `build_backbone` and others rebuild."""
+    """Writes NAME.weights.h5 for a network that `build_encoder` and others rebuild."""
     written = []
     for name, network in model.parts().items():
         path = out / f"{name}.weights.h5"

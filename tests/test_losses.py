@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
 
-from adios_tf.objectives.losses import (
+from adios_tf.losses import (
     cosine_ramp,
     info_nce,
     negative_cosine,

@@ -9,8 +9,8 @@ from PIL import Image
 
 pytest.importorskip("aiohttp", reason="needs aiohttp: pip install 'adios_tf[serve]'")
 
-from adios_tf.export.reference_set import read_reference
-from adios_tf.export.server import Server
+from adios_tf.exporting.reference_set import read_reference
+from adios_tf.exporting.server import Server
 
 
 def real_jpegs(folder, count=3):

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from adios_tf import pretrained
 from adios_tf.errors import UserError
-from adios_tf.export.card import write_card
-from adios_tf.export.formats import FORMATS, export_format
-from adios_tf.export.saved_model import empty_folder
+from adios_tf.exporting.card import write_card
+from adios_tf.exporting.formats import FORMATS, export_format
+from adios_tf.exporting.saved_model import empty_folder
 
 
 class Exported(NamedTuple):

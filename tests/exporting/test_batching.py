@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from adios_tf.export.batching import Batcher, BusyError
+from adios_tf.exporting.batching import Batcher, BusyError
 
 
 @pytest.fixture

@@ -12,10 +12,11 @@ import tensorflow as tf
 
 import adios_tf
 from adios_tf import pretrained
+from adios_tf.encoders import build_encoder
 from adios_tf.errors import UserError
-from adios_tf.export import formats
-from adios_tf.export.export_run import export_run
-from adios_tf.nets import build_backbone, build_unet
+from adios_tf.exporting import formats
+from adios_tf.exporting.export_run import export_run
+from adios_tf.nets import build_unet
 
 ROOT = Path(__file__).resolve().parents[2]
 SIDE = 16
@@ -28,7 +29,7 @@ def run(tmp_path_factory):
     unet = build_unet(SIDE, 3, base=8)
     images = keras.Input((SIDE, SIDE, 3))
     masker = keras.Model(images, keras.layers.Softmax()(unet(images)))
-    encoder = build_backbone("convnet_small", SIDE, width=0.5)
+    encoder = build_encoder("convnet_small", SIDE, width=0.5)
     pretrained.save(folder / "model", INFO | {"commit": "abc123"}, encoder, None, masker)
     (folder / "flags.txt").write_text("--dataset=shapes\n--epochs=3\n")
     (folder / "summary.json").write_text(json.dumps({"knn_trained": 0.8125, "note": "x"}))
@@ -53,7 +54,7 @@ def test_several_formats_and_the_card(run, images, tmp_path):
     np.testing.assert_allclose(encoder(images), model.features(images), atol=1e-5)
     masker = keras.models.load_model(out / "masker.keras")
     np.testing.assert_allclose(masker(images), model.masks(images), atol=1e-5)
-    twin = build_backbone("convnet_small", SIDE, width=0.5)
+    twin = build_encoder("convnet_small", SIDE, width=0.5)
     twin.load_weights(out / "encoder.weights.h5")
     np.testing.assert_array_equal(twin.get_weights()[0], model.encoder.get_weights()[0])
     assert tf.saved_model.contains_saved_model(out)

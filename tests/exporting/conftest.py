@@ -10,8 +10,9 @@ import keras
 import pytest
 
 from adios_tf import pretrained
-from adios_tf.export.saved_model import save_model
-from adios_tf.nets import build_backbone, build_unet
+from adios_tf.encoders import build_encoder
+from adios_tf.exporting.saved_model import save_model
+from adios_tf.nets import build_unet
 
 SIDE = 16
 
@@ -24,7 +25,7 @@ def tiny_export(tmp_path_factory):
     images = keras.Input((SIDE, SIDE, 3))
     sharp = keras.layers.Rescaling(40.0)(unet(images))
     masker = keras.Model(images, keras.layers.Softmax()(sharp))
-    encoder = build_backbone("convnet_small", SIDE, width=0.5)
+    encoder = build_encoder("convnet_small", SIDE, width=0.5)
     info = {"image_size": SIDE, "mean": [0.5] * 3, "std": [0.25] * 3, "dataset": "shapes"}
     model = pretrained.PretrainedModel(info, encoder, masker=masker)
     return save_model(model, tmp_path_factory.mktemp("models") / "tiny" / "3")
@@ -40,7 +41,7 @@ class Running:
             self.port = port
             started.set()
 
-        from adios_tf.export.server import serve
+        from adios_tf.exporting.server import serve
 
         async def main():
             self._task = asyncio.current_task()

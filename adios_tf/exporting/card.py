@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from adios_tf.export.saved_model import sizes
+from adios_tf.exporting.saved_model import sizes
 from adios_tf.pretrained import PretrainedModel
 from adios_tf.reporting.tables import format_value
 

@@ -1,6 +1,6 @@
 """Loads a server: many clients, mixed requests, every answer checked.
 
-    python tests/export/load_program.py --model=EXPORT [--seconds=30] [--clients=16]
+    python tests/exporting/load_program.py --model=EXPORT [--seconds=30] [--clients=16]
 
 Starts bin/serve.py on a free port and prints one line per kind of request with the number of
 answers and their latencies, and the server's memory over time. Ends with 1 where an answer was

@@ -12,8 +12,8 @@ import pytest
 import tensorflow as tf
 
 from adios_tf.errors import UserError
-from adios_tf.training.optimizers import LARS, OPTIMIZERS, SGD, AdamW, build_optimizer
-from adios_tf.training.schedules import WarmupCosine
+from adios_tf.optimizers import LARS, OPTIMIZERS, SGD, AdamW, build_optimizer
+from adios_tf.schedules import WarmupCosine
 
 NAMES = ("sgd", "lars", "adamw")
 SHAPES = {"kernel": (3, 4), "bias": (4,), "gamma": (4,)}

@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 
+from adios_tf.encoders import BACKBONES, as_encoder, build_encoder
+from adios_tf.encoders.vit import build_vit
 from adios_tf.errors import UserError
-from adios_tf.nets import BACKBONES, as_encoder, build_backbone
-from adios_tf.nets.vit import build_vit
 
 # Trainable and running numbers together, of the published networks without their classifiers.
 PUBLISHED = {
@@ -60,7 +60,7 @@ def small(monkeypatch):
             return build_vit(size, width=24, heads=3, depth=2, patch=8, name=name)
         for key, value in FAMILIES.get(name, {}).items():
             monkeypatch.setitem(BACKBONES[name].args[1], key, value)
-        return build_backbone(name, size, **settings)
+        return build_encoder(name, size, **settings)
 
     return build
 
@@ -71,17 +71,17 @@ def maps(model):
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_parameters_of_the_published_network(name):
-    assert build_backbone(name, 96).count_params() == PUBLISHED[name]
+    assert build_encoder(name, 96).count_params() == PUBLISHED[name]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED_LARGE)
 def test_parameters_of_the_larger_published_networks(name):
-    assert build_backbone(name, 96).count_params() == PUBLISHED_LARGE[name]
+    assert build_encoder(name, 96).count_params() == PUBLISHED_LARGE[name]
 
 
 def test_parameters_of_vit_tiny_at_224():
-    assert build_backbone("vit_tiny", 224).count_params() == 5_524_416
+    assert build_encoder("vit_tiny", 224).count_params() == 5_524_416
 
 
 def test_every_name_is_covered_and_described():
@@ -192,16 +192,16 @@ def test_first_weights_of_resnet_are_those_of_torchvision(small):
 
 def test_options_and_channels():
     whole, half = (
-        build_backbone("convnet_small", 32),
-        build_backbone("convnet_small", 32, width=0.5),
+        build_encoder("convnet_small", 32),
+        build_encoder("convnet_small", 32, width=0.5),
     )
     assert half.output_shape[-1] * 2 == whole.output_shape[-1]
     assert 3.5 < whole.count_params() / half.count_params() < 4.5
-    assert build_backbone("vit_tiny", 32, patch=16).get_layer("tokens").output.shape[1] == 5
-    assert build_backbone("vit_tiny", 32).get_layer("tokens").output.shape[1] == 65
-    gray = build_backbone("resnet18", 32, in_channels=1)
+    assert build_encoder("vit_tiny", 32, patch=16).get_layer("tokens").output.shape[1] == 5
+    assert build_encoder("vit_tiny", 32).get_layer("tokens").output.shape[1] == 65
+    gray = build_encoder("resnet18", 32, in_channels=1)
     assert gray(images(channels=1)).shape == (4, 512)
-    other = build_backbone("convnet_small", 32, batchnorm_momentum=0.8, batchnorm_epsilon=1e-3)
+    other = build_encoder("convnet_small", 32, batchnorm_momentum=0.8, batchnorm_epsilon=1e-3)
     assert (other.get_layer("norm_0").momentum, other.get_layer("norm_0").epsilon) == (0.8, 1e-3)
 
 
@@ -222,7 +222,7 @@ def test_options_and_channels():
 )
 def test_what_a_family_does_not_have_is_refused(name, size, settings, words):
     with pytest.raises(UserError, match=words):
-        build_backbone(name, size, **settings)
+        build_encoder(name, size, **settings)
 
 
 class Subclassed(keras.Model):

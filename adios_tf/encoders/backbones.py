@@ -4,15 +4,15 @@ from typing import Any, Literal
 
 import keras
 
+from adios_tf.encoders.builders import BACKBONES, pooled
+from adios_tf.encoders.rebuild import Plan
 from adios_tf.errors import UserError
-from adios_tf.nets.builders import BACKBONES, pooled
-from adios_tf.nets.rebuild import Plan
 
 StemKind = Literal["auto", "small", "imagenet", "adios_cifar"]
 _SMALLEST = 16
 
 
-def build_backbone(
+def build_encoder(
     name: str,
     image_size: int,
     *,

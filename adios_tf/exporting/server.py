@@ -16,9 +16,9 @@ import tensorflow as tf
 from aiohttp import web
 
 from adios_tf.errors import UserError
-from adios_tf.export import rest
-from adios_tf.export.batching import Batcher, BusyError
-from adios_tf.export.reference_set import ReferenceSet, data_uri
+from adios_tf.exporting import rest
+from adios_tf.exporting.batching import Batcher, BusyError
+from adios_tf.exporting.reference_set import ReferenceSet, data_uri
 from adios_tf.reporting.panels import color_labels, segmentation
 
 # The page loads nothing from elsewhere, and other pages may not read what it shows.
@@ -199,7 +199,7 @@ def _pictures(masks: np.ndarray, occluded: np.ndarray) -> dict[str, Any]:
 
 
 def _static(name: str) -> Callable[[web.Request], Awaitable[web.Response]]:
-    text = (resources.files("adios_tf.export") / "page" / name).read_text()
+    text = (resources.files("adios_tf.exporting") / "page" / name).read_text()
     kind = _TYPES[Path(name).suffix]
 
     async def serve(_: web.Request) -> web.Response:

@@ -10,8 +10,8 @@ import numpy as np
 
 from adios_tf import pretrained
 from adios_tf.errors import UserError
-from adios_tf.export.torch_import import FACTS, KEPT
-from adios_tf.export.torch_write import write_torch_checkpoint
+from adios_tf.exporting.torch_import import FACTS, KEPT
+from adios_tf.exporting.torch_write import write_torch_checkpoint
 from adios_tf.nets.torch_weights import pads_as_torch, weights_to_official
 
 _PREFIXES = {

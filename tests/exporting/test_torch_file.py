@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from adios_tf.errors import UserError
-from adios_tf.export.torch_file import read_torch_checkpoint
+from adios_tf.exporting.torch_file import read_torch_checkpoint
 
 
 class Name:

@@ -12,7 +12,8 @@ import tensorflow as tf
 
 import adios_tf
 from adios_tf import pretrained
-from adios_tf.nets import build_backbone, build_projector, build_unet
+from adios_tf.encoders import build_encoder
+from adios_tf.nets import build_projector, build_unet
 
 ROOT = Path(__file__).resolve().parents[2]
 SIDE = 16
@@ -26,7 +27,7 @@ def run(tmp_path_factory):
     unet = build_unet(SIDE, 3, base=8)
     images = keras.Input((SIDE, SIDE, 3))
     masker = keras.Model(images, keras.layers.Softmax()(unet(images)))
-    encoder = build_backbone("convnet_small", SIDE, width=0.5)
+    encoder = build_encoder("convnet_small", SIDE, width=0.5)
     info = {"image_size": SIDE, "mean": [0.5] * 3, "std": [0.25] * 3, "dataset": "shapes"}
     projector = build_projector("simclr", encoder.output_shape[-1], 8, 4)
     pretrained.save(folder / "model", info, encoder, projector, masker)

@@ -1,4 +1,4 @@
-"""The families of encoders behind `build_backbone`, and the table of their names.
+"""The families of encoders behind `build_encoder`, and the table of their names.
 
 keras-cv's networks are built from their classes with explicit numbers: its named presets ask a
 model hub, even for random weights. Another provider would replace `_keras_cv` alone.
@@ -11,10 +11,10 @@ from typing import Any
 
 import keras
 
+from adios_tf.encoders.convnet import build_convnet
+from adios_tf.encoders.rebuild import Family, Plan, rebuild
+from adios_tf.encoders.vit import build_vit
 from adios_tf.errors import UserError
-from adios_tf.nets.convnet import build_convnet
-from adios_tf.nets.rebuild import Family, Plan, rebuild
-from adios_tf.nets.vit import build_vit
 from adios_tf.registry import Registry
 
 BACKBONES = Registry("backbone")

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from adios_tf import cli, pretrained
+from adios_tf.encoders import build_encoder
 from adios_tf.errors import UserError
-from adios_tf.export.torch_export import export_torch
-from adios_tf.export.torch_file import read_torch_checkpoint
-from adios_tf.export.torch_import import import_torch
-from adios_tf.export.torch_write import write_torch_checkpoint
-from adios_tf.nets import build_backbone, build_projector, build_unet
+from adios_tf.exporting.torch_export import export_torch
+from adios_tf.exporting.torch_file import read_torch_checkpoint
+from adios_tf.exporting.torch_import import import_torch
+from adios_tf.exporting.torch_write import write_torch_checkpoint
+from adios_tf.nets import build_projector, build_unet
 from adios_tf.nets.torch_weights import weights_to_official
 from adios_tf.training.config import PretrainConfig
 
@@ -123,7 +124,7 @@ def vit_state():
     from adios_tf.nets import build_predictor
 
     def encoder(seed):
-        return randomized(build_backbone("vit_tiny", 32, patch=16), seed)
+        return randomized(build_encoder("vit_tiny", 32, patch=16), seed)
 
     state = weights_to_official(encoder(0), "vit")
     state |= weights_to_official(randomized(build_projector("byol", 192, 8, 4), 1), "projector")
@@ -165,7 +166,7 @@ def test_moco_layout(tmp_path, head):
     for seed, side in enumerate("qk"):
         stem = f"{prefix}encoder_{side}."
         encoders[side] = randomized(
-            build_backbone("resnet18", 64, stem="imagenet", padding="torch"), seed
+            build_encoder("resnet18", 64, stem="imagenet", padding="torch"), seed
         )
         state |= weights_to_official(encoders[side], "resnet", prefix=stem)
         rows = {"0.": (16, 512), "2.": (8, 16)} if head == "mlp" else {"": (8, 512)}

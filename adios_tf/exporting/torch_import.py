@@ -11,8 +11,8 @@ import numpy as np
 
 from adios_tf import pretrained
 from adios_tf.errors import UserError
-from adios_tf.export.torch_file import read_torch_checkpoint
-from adios_tf.export.torch_layout import Part, Plan, adios_plan, layout_of, moco_plan
+from adios_tf.exporting.torch_file import read_torch_checkpoint
+from adios_tf.exporting.torch_layout import Part, Plan, adios_plan, layout_of, moco_plan
 from adios_tf.nets.torch_weights import official_mapping, weights_from_official
 
 FACTS, KEPT, FLAGS = "torch.json", "torch.npz", "pretrain.flags"

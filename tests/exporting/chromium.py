@@ -143,7 +143,7 @@ class Browser:
 
 
 if __name__ == "__main__":
-    # python tests/export/chromium.py ADDRESS IMAGE OUT.png: what the page shows of an image.
+    # python tests/exporting/chromium.py ADDRESS IMAGE OUT.png: what the page shows of an image.
     import sys
     import tempfile
     from pathlib import Path

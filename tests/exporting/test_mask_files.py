@@ -5,10 +5,11 @@ from PIL import Image
 
 import adios_tf
 from adios_tf import pretrained
+from adios_tf.encoders import build_encoder
 from adios_tf.errors import UserError
-from adios_tf.export import mask_files
-from adios_tf.export.mask_files import write_masks
-from adios_tf.nets import build_backbone, build_unet
+from adios_tf.exporting import mask_files
+from adios_tf.exporting.mask_files import write_masks
+from adios_tf.nets import build_unet
 from adios_tf.reporting import palette
 
 SIDE = 16
@@ -23,7 +24,7 @@ def save_run(folder, seed, masks=True):
     masker = keras.Model(images, keras.layers.Softmax()(sharp)) if masks else None
     info = {"image_size": SIDE, "mean": [0.5] * 3, "std": [0.25] * 3}
     pretrained.save(
-        folder / "model", info, build_backbone("convnet_small", SIDE, width=0.25), None, masker
+        folder / "model", info, build_encoder("convnet_small", SIDE, width=0.25), None, masker
     )
     return folder
 

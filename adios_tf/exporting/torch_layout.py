@@ -13,16 +13,9 @@ import keras
 import numpy as np
 
 from adios_tf.data.catalog import CATALOG, IMAGENET
+from adios_tf.encoders import BACKBONES, build_encoder
 from adios_tf.errors import UserError
-from adios_tf.nets import (
-    BACKBONES,
-    build_backbone,
-    build_head,
-    build_predictor,
-    build_projector,
-    build_unet,
-    has_predictor,
-)
+from adios_tf.nets import build_head, build_predictor, build_projector, build_unet, has_predictor
 from adios_tf.nets.heads import Dense
 from adios_tf.registry import unknown_name
 
@@ -96,7 +89,7 @@ def adios_plan(args: Mapping[str, Any], names: Sequence[str]) -> Plan:
         options = {"stem": "adios_cifar" if args.get("cifar") else "imagenet", "padding": "torch"}
     elif backbone.startswith("vit"):
         options = {"patch": 16}
-    encoder = build_backbone(backbone, side, **options)
+    encoder = build_encoder(backbone, side, **options)
     kind = "vit" if backbone.startswith("vit") else "resnet"
     width = encoder.output_shape[-1]
     hidden, out = int(given("proj_hidden_dim")), int(given("output_dim"))
@@ -115,7 +108,7 @@ def adios_plan(args: Mapping[str, Any], names: Sequence[str]) -> Plan:
         parts.append(Part("predictor", "predictor", "predictor.", predictor))
     if objective == "byol":
         slow = (
-            build_backbone(backbone, side, **options),
+            build_encoder(backbone, side, **options),
             build_projector(objective, width, hidden, out),
         )
         parts.append(Part("target_encoder", kind, "momentum_encoder.", slow[0]))
@@ -195,7 +188,7 @@ def moco_plan(
 
     def networks(side: str) -> list[keras.Model]:
         return [
-            build_backbone(arch, image_size, **options),
+            build_encoder(arch, image_size, **options),
             build_head(rows, width, hidden, out, name=f"projector_{side}"),
         ]
 

@@ -32,7 +32,7 @@ class Family:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to change in a backbone; see `build_backbone` for the words."""
+    """What to change in a backbone; see `build_encoder` for the words."""
 
     stem: str
     padding: str

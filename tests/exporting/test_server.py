@@ -17,8 +17,8 @@ pytest.importorskip("aiohttp", reason="needs aiohttp: pip install 'adios_tf[serv
 
 import adios_tf
 from adios_tf.errors import UserError
-from adios_tf.export.reference_set import read_reference
-from adios_tf.export.server import Limits, Server, serve
+from adios_tf.exporting.reference_set import read_reference
+from adios_tf.exporting.server import Limits, Server, serve
 
 SIDE = 16
 LIMITS = Limits(body=200_000, read_seconds=0.5, request_rows=8)
@@ -148,7 +148,7 @@ def test_a_slow_request_is_ended_and_disturbs_nobody(running):
 
 
 def test_an_image_too_large_to_unpack_is_not_unpacked(running, monkeypatch):
-    from adios_tf.export import rest
+    from adios_tf.exporting import rest
 
     monkeypatch.setattr(rest, "MAX_PIXELS", 500)
     files = [tf.io.encode_png(np.zeros((side, side, 3), np.uint8)).numpy() for side in (20, 40)]
