@@ -80,7 +80,7 @@ def comparison_table(comparisons: Sequence[Comparison]) -> str:
     lines = []
     for one in comparisons:
         spread = "" if math.isnan(one.std) else f" ± {100 * one.std:.2f}"
-        first = one.test == "the measure of the others"
+        first = one.test is None
         lines.append(
             {
                 "row": one.row,

@@ -1,6 +1,6 @@
-"""Runs side by side: mean and spread over seeds, and whether a difference is more than luck.
+"""Compares runs: mean and spread over seeds, and whether a difference is statistically significant.
 
-Which test answers depends on what luck is in play:
+Which test applies depends on what varies between the runs:
 
 - two single runs: McNemar's exact test on the same test images. It asks whether these two
   encoders differ, not whether the two methods do: another seed may say otherwise.
@@ -46,7 +46,7 @@ class Comparison:
     """One group's result in one row, and its distance from the first group.
 
     `std` is the standard deviation (n-1) over runs, NaN for a single one. `p` is NaN and
-    `test` says why where no test applies.
+    `test` says why where no test applies; it is None for the first group, the baseline.
     """
 
     row: str
@@ -57,7 +57,7 @@ class Comparison:
     values: tuple[float, ...]
     difference: float
     p: float
-    test: str
+    test: str | None
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
@@ -120,7 +120,7 @@ def _welch(first: np.ndarray, second: np.ndarray):
 
 
 def compare(runs: Sequence[RunScores]) -> list[Comparison]:
-    """Compares groups of runs in every row that all runs have; the first group is the measure.
+    """Compares groups of runs in every row that all runs have; the first group is the baseline.
 
     Returns:
       Row by row, one `Comparison` per group, in the order in which groups first appear.
@@ -160,7 +160,7 @@ def compare(runs: Sequence[RunScores]) -> list[Comparison]:
                     values=tuple(values),
                     difference=float(np.mean(values) - base_mean),
                     p=corrected.get(name, float("nan")),
-                    test=tests[name][1] if name in tests else "the measure of the others",
+                    test=tests[name][1] if name in tests else None,
                 )
             )
     return table

@@ -34,6 +34,11 @@ class Masking(keras.layers.Layer):
     masked_views: tuple[int, ...] | None = None
     fills: tuple[str, ...] | None = None
 
+    @property
+    def num_copies(self) -> int:
+        """Occluded copies of a view that one update makes."""
+        return self.num_masks
+
     @staticmethod
     def masker_outputs(num_masks: int) -> int:
         """Channels of logits that the masker gives for N masks."""

@@ -12,6 +12,8 @@ class OneSlot(Masking):
     All N slots pay the penalty; both views of an image use the same slot.
     """
 
+    num_copies = 1
+
     def draw_slots(self, rows: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Returns a slot per image of this replica, int32 [rows], uniform over N."""
 

@@ -96,6 +96,14 @@ class Objective(keras.layers.Layer):
         super().__init__(**kwargs)
         self.encoder, self.projector, self.predictor = encoder, projector, predictor
 
+    @classmethod
+    def check_settings(cls, settings: Any) -> None:
+        """Raises `UserError` where the settings of a run contradict this objective.
+
+        Args:
+          settings: a `PretrainConfig`.
+        """
+
     def trained_variables(self) -> list[keras.Variable]:
         """The variables that descend: encoder and projector (EMA copies are not among them)."""
         return self.encoder.trainable_variables + self.projector.trainable_variables

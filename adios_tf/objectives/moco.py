@@ -1,6 +1,7 @@
 """MoCo v2 (He et al., 2020; Chen et al., 2020b): contrast with a queue of earlier keys."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -14,6 +15,15 @@ from adios_tf.objectives.base import OBJECTIVES, Embedding, MomentumObjective, P
 
 def _unit_rows(shape: tuple[int, ...], dtype: str | None = None) -> tf.Tensor:
     return normalize(keras.initializers.RandomNormal(stddev=1.0)(shape, dtype))
+
+
+def check_queue(places: int, keys: int) -> None:
+    """Raises `UserError` where a queue has fewer places than one step has keys."""
+    if places < keys:
+        raise UserError(
+            f"--queue_size={places} is smaller than the {keys} keys of one step: "
+            "take at least as many, or a smaller batch"
+        )
 
 
 @OBJECTIVES.register("moco", "contrast with a queue of earlier keys of an EMA encoder (MoCo v2)")
@@ -57,6 +67,11 @@ class MoCo(MomentumObjective):
         )
         self.queue_place = self.add_weight((), "zeros", dtype="int32", name="queue_place", **shared)
 
+    @classmethod
+    def check_settings(cls, settings: Any) -> None:
+        """Raises `UserError` where the queue has fewer places than a step has keys."""
+        check_queue(settings.queue_size, settings.batch_size * (2 if settings.symmetric else 1))
+
     def distance(self, query: Embedding, key: Embedding) -> tf.Tensor:
         return info_nce(query.query, key.key, self.queue, self.temperature)
 
@@ -83,11 +98,8 @@ class MoCo(MomentumObjective):
         keys = [clean[view].key for view in sorted(clean) if clean[view].key is not None]
         keys = tf.concat([distribution.gather(normalize(key)) for key in keys], axis=0)
         places, number = self.queue.shape[0], keys.shape[0]
-        if number is not None and number > places:
-            raise UserError(
-                f"--queue_size={places} is smaller than the {number} keys of one step: "
-                "take at least as many, or a smaller batch"
-            )
+        if number is not None:
+            check_queue(places, number)
         rows = (self.queue_place + tf.range(tf.shape(keys)[0])) % places
         keys = tf.cast(keys, self.queue.dtype)
         self.queue.assign(tf.tensor_scatter_nd_update(self.queue, rows[:, None], keys))

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import time
+from functools import partial
 from typing import Any
 
 import keras
@@ -18,7 +19,7 @@ from adios_tf.reporting.tables import format_table, write_json
 from adios_tf.training.build import build_pretrainer
 from adios_tf.training.config import PretrainConfig
 from adios_tf.training.pretrainer import Pretrainer
-from adios_tf.training.system import peak_memory_mb
+from adios_tf.training.system import Timed, peak_memory_mb, time_in_turn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,32 +70,22 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
         return {}
     models = {name: _model(config, masking, update) for name, (masking, update) in VARIANTS.items()}
     batch = _batch(config)
-    steps = {}
-    for name, model in tqdm(models.items(), desc="tracing"):
-        steps[name] = _step(model, config.xla)
-        steps[name](batch)
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    processor: dict[str, list[float]] = {name: [] for name in steps}
-    peak = matrix_product_peak()
-    for _ in tqdm(range(config.rounds), desc="timing", unit="round"):
-        for name, step in steps.items():
-            started, worked = time.perf_counter(), time.process_time()
-            step(batch)
-            seconds[name].append(time.perf_counter() - started)
-            processor[name].append(time.process_time() - worked)
-        peak = max(peak, matrix_product_peak())
+    steps = {name: partial(_step(model, config.xla), batch) for name, model in models.items()}
+    peaks = [matrix_product_peak()]
+    timed = time_in_turn(steps, config.rounds, lambda: peaks.append(matrix_product_peak()))
+    peak = max(peaks)
     pipeline = _pipeline_speed(config)
     rows = []
     for name, model in models.items():
-        median = float(np.median(seconds[name]))
+        median = float(np.median(timed[name].wall))
         work = step_operations(model, config)
         rows.append(
             {
                 "step": name,
                 "seconds": median,
-                "least": min(seconds[name]),
-                "most": max(seconds[name]),
-                "cpu_seconds": float(np.median(processor[name])),
+                "least": min(timed[name].wall),
+                "most": max(timed[name].wall),
+                "cpu_seconds": float(np.median(timed[name].cpu)),
                 "images_per_second": config.batch_size / median,
                 "share_of_peak": work / median / peak,
                 "pipeline_is_faster_by": pipeline / (config.batch_size / median),
@@ -107,8 +98,8 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
         "steps": rows,
         "simultaneous_over_alternating": {
             kind: {
-                "wall": _ratio(seconds, kind),
-                "cpu": _ratio(processor, kind),
+                clock: _ratio({name: getattr(t, clock) for name, t in timed.items()}, kind)
+                for clock in Timed._fields
             }
             for kind in ("all", "one")
         },
@@ -168,7 +159,7 @@ def step_operations(model: Pretrainer, config: BenchmarkConfig) -> float:
     """
     encoder = forward_operations(model.objective.encoder)
     masker = forward_operations(model.masking.masker)
-    copies = 1 if "One" in type(model.masking).__name__ else config.num_masks
+    copies = model.masking.num_copies
     passes = 3 * (1 + copies)
     if model.update == "alternating":
         passes += 1 + 2 * copies

@@ -189,14 +189,3 @@ class Monitor(keras.callbacks.Callback):
         panel = mask_panel(self._images, masks, self._truth, folder / f"masks_{epoch:04d}.png")
         with self._writer.as_default(step=epoch):
             tf.summary.image("masks", panel[None])
-
-
-class Each(keras.callbacks.Callback):
-    """Calls a function at the end of every epoch."""
-
-    def __init__(self, function: Callable[[int], None]):
-        super().__init__()
-        self._function = function
-
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        self._function(epoch)

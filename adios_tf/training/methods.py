@@ -14,7 +14,7 @@ from adios_tf.training.config import PretrainConfig
 def check_combination(config: PretrainConfig) -> None:
     """Raises `UserError` with the reason where the settings contradict each other."""
     policy, name = MASKINGS[config.masking], config.masking
-    _, fill = OBJECTIVES[config.objective], FILLS[config.fill]
+    objective, fill = OBJECTIVES[config.objective], FILLS[config.fill]
     hides = policy.num_masks != 0
     if not hides and config.fill != "erase":
         raise UserError(
@@ -38,13 +38,7 @@ def check_combination(config: PretrainConfig) -> None:
         )
     if hides and fill.clean_weight is not None and config.batch_size < 2:
         raise UserError(f"--fill={config.fill} takes another image of the batch: it needs two")
-    if config.objective == "moco":
-        keys = config.batch_size * (2 if config.symmetric else 1)
-        if config.queue_size < keys:
-            raise UserError(
-                f"--queue_size={config.queue_size} is smaller than the {keys} keys of one step: "
-                "take at least as many, or a smaller batch"
-            )
+    objective.check_settings(config)
 
 
 def list_methods(plugins: Sequence[str] = ()) -> None:

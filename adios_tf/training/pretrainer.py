@@ -1,4 +1,4 @@
-"""The sentence itself: the encoder shrinks a distance, the masker grows it.
+"""The training step: the encoder shrinks a distance, the masker grows it.
 
 `Pretrainer.train_step` reads like the algorithm and knows no method by name: an objective, a
 masking and a fill say what to do. Shapes: B images per replica of side S, N mask slots.

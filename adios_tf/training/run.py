@@ -30,7 +30,7 @@ from adios_tf.reporting.curves import draw_curves
 from adios_tf.reporting.report import write_report
 from adios_tf.reporting.tables import format_table, read_jsonl, write_json
 from adios_tf.training.build import build_pretrainer
-from adios_tf.training.callbacks import Each, Guard, Monitor, Progress
+from adios_tf.training.callbacks import Guard, Monitor, Progress
 from adios_tf.training.checkpoints import Checkpoints, SaveCheckpoints
 from adios_tf.training.config import PretrainConfig
 from adios_tf.training.pretrainer import Pretrainer
@@ -91,7 +91,7 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
     epoch, step = divmod(done, steps_per_epoch)
     data = training_batches(config, info, train, epoch, step)
 
-    def save_model(_: int) -> None:
+    def save_model() -> None:
         _save_model(run_dir, config, info, train, model)
 
     callbacks = [
@@ -111,12 +111,12 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
             epochs=config.epochs,
         ),
         SaveCheckpoints(checkpoints, config.checkpoint_steps),
-        Each(save_model),
+        keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: save_model()),
     ]
     if epoch < config.epochs:
         _fit(model, data, callbacks, config.epochs, epoch, step, steps_per_epoch)
     if not (run_dir / "model").exists():
-        save_model(config.epochs)
+        save_model()
 
     summary |= judge.after()
     summary |= _speed(run_dir)

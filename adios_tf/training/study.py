@@ -8,8 +8,8 @@ import os
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from adios_tf.training.build import build_pretrainer
 from adios_tf.training.config import PretrainConfig
 from adios_tf.training.methods import check_combination
 from adios_tf.training.run import pretrain, training_batches, training_examples
+from adios_tf.training.system import time_in_turn
 
 PROTOCOLS = ("knn", "linear")
 _LEVEL = 0.05
@@ -267,16 +268,9 @@ def seconds_per_step(runs: Sequence[Run], rounds: int) -> dict[str, float]:
         )
         batch = next(iter(training_batches(config, info, training_examples(config, info))))
         model = build_pretrainer(config, 100, None)
-        steps[method] = tf.function(model.train_step, autograph=False), batch
-    for step, batch in tqdm(steps.values(), desc="tracing", unit="method"):
-        step(batch)
-    seconds: dict[str, list[float]] = {method: [] for method in steps}
-    for _ in tqdm(range(rounds), desc="timing", unit="round"):
-        for method, (step, batch) in steps.items():
-            started = time.perf_counter()
-            step(batch)
-            seconds[method].append(time.perf_counter() - started)
-    return {method: float(np.median(times)) for method, times in seconds.items()}
+        steps[method] = partial(tf.function(model.train_step, autograph=False), batch)
+    timed = time_in_turn(steps, rounds)
+    return {method: float(np.median(seconds.wall)) for method, seconds in timed.items()}
 
 
 # ------------------------------------------------------------------ the table

@@ -95,10 +95,11 @@ def test_the_program_ends_with_code_2_and_one_line(tmp_path, flags, line):
     assert not (tmp_path / "run").exists()
 
 
-def test_list_and_help_end_well():
-    done = program("--list")
+@pytest.mark.parametrize(("flag", "text"), [("--list", "adversarial"), ("--help", "--masking")])
+def test_list_and_help_end_well(flag, text):
+    done = program(flag)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "adversarial" in done.stdout
+    assert text in done.stdout
 
 
 # ---------------------------------------------------------------------- settings
@@ -268,8 +269,8 @@ def test_no_checkpoint_inside_an_epoch_holds_nan(folder, tmp_path):
     line = told(tmp_path / "run", folder, "--checkpoint_steps=1", "--learning_rate=1e38", *HUGE)
     assert "training diverged" in line
     saved = list((tmp_path / "run" / "checkpoints").glob("*.index"))
-    if saved:
-        finite_checkpoint(tmp_path / "run")
+    assert saved
+    finite_checkpoint(tmp_path / "run")
 
 
 def test_weights_are_looked_at_before_every_save():
