@@ -1,44 +1,41 @@
 """Adversarial masking for self-supervised learning in Keras 3 / TensorFlow.
 
-The public names, each loaded when it is first asked for:
+Everything public is reached from here, and loaded when it is first asked for:
 
-    model = adios_tf.load(run)     # .features(images), .masks(images); a Keras layer as well
+    adios_tf.pretrain, evaluate, export, import_torch   what the programs do
+    adios_tf.load            what a run left behind, as a Keras model
+    adios_tf.Pretrainer      the Keras model that trains encoder and masker
+    adios_tf.objectives      SimCLR, BYOL, SimSiam, MoCo: distances between views, with their state
+    adios_tf.masking         what is hidden (Adversarial, Blocks, ...) and what fills the hole
+    adios_tf.encoders        by name, or a Keras model of your own
+    adios_tf.nets            projectors, predictors, the masker's U-Net
+    adios_tf.losses          NTXent, InfoNCE, ... as `keras.losses.Loss`
+    adios_tf.optimizers      SGD, LARS, AdamW as the papers use them; adios_tf.schedules
+    adios_tf.data            data sets and pairs of views
+
+Keras files that hold classes of this package load after `import adios_tf`.
 """
 
-from importlib import import_module
-from typing import Any
+from adios_tf import lazy, serialization
 
-_PUBLIC = {
-    "AugmentConfig": "adios_tf.data",
-    "PretrainConfig": "adios_tf.training.config",
-    "PretrainedModel": "adios_tf.pretrained",
-    "Pretrainer": "adios_tf.training.pretrainer",
-    "UserError": "adios_tf.errors",
-    "augment": "adios_tf.data",
-    "build_encoder": "adios_tf.encoders",
-    "build_masking": "adios_tf.training.build",
-    "build_objective": "adios_tf.training.build",
-    "build_predictor": "adios_tf.nets",
-    "build_pretrainer": "adios_tf.training.build",
-    "build_projector": "adios_tf.nets",
-    "build_unet": "adios_tf.nets",
-    "evaluate": "adios_tf.evaluation.runner",
-    "export_run": "adios_tf.exporting.export_run",
-    "import_torch": "adios_tf.exporting.torch_import",
-    "load": "adios_tf.pretrained",
-    "pretrain": "adios_tf.training.run",
+__version__ = "0.1.0"
+
+_HOMES = {
+    "PretrainConfig": "adios_tf.training.config:PretrainConfig",
+    "PretrainedModel": "adios_tf.pretrained:PretrainedModel",
+    "Pretrainer": "adios_tf.training.pretrainer:Pretrainer",
+    "Probe": "adios_tf.training.probe:Probe",
+    "UserError": "adios_tf.errors:UserError",
+    "evaluate": "adios_tf.evaluation.runner:evaluate",
+    "export": "adios_tf.exporting.export_run:export_run",
+    "import_torch": "adios_tf.exporting.torch_import:import_torch",
+    "load": "adios_tf.pretrained:load",
+    "pretrain": "adios_tf.training.run:pretrain",
 }
+_MODULES = ("data", "distribution", "encoders", "evaluation", "losses", "masking", "nets")
+_MODULES += ("objectives", "optimizers", "schedules")
+_HOMES |= {name: f"adios_tf.{name}" for name in _MODULES}
 
-__all__ = sorted(_PUBLIC)
+__getattr__, __dir__, __all__ = lazy.attach(__name__, _HOMES)
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'adios_tf' has no attribute {name!r}")
-    value = getattr(import_module(_PUBLIC[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+serialization.register_with_keras()

@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from adios_tf.errors import UserError
 from adios_tf.registry import Registry
+from adios_tf.serialization import serializable
 
 OPTIMIZERS = Registry("optimizer")
 
@@ -117,7 +118,7 @@ class _Optimizer(keras.optimizers.Optimizer):
 
 
 @OPTIMIZERS.register("sgd", "momentum, weight decay added to the gradient")
-@keras.saving.register_keras_serializable("adios_tf")
+@serializable
 class SGD(_Optimizer):
     """PyTorch's SGD: `g <- g + wd w; v <- momentum v + g; w <- w - lr v`.
 
@@ -175,7 +176,7 @@ class SGD(_Optimizer):
 
 
 @OPTIMIZERS.register("lars", "SGD with a rate of its own for each weight tensor")
-@keras.saving.register_keras_serializable("adios_tf")
+@serializable
 class LARS(SGD):
     """Layer-wise adaptive rates around `SGD` (You et al. 2017; here as ADIOS trains).
 
@@ -225,7 +226,7 @@ class LARS(SGD):
 
 
 @OPTIMIZERS.register("adamw", "Adam with decoupled weight decay")
-@keras.saving.register_keras_serializable("adios_tf")
+@serializable
 class AdamW(_Optimizer, keras.optimizers.AdamW):
     """Keras's AdamW (Loshchilov & Hutter 2019) with PyTorch's epsilon.
 

@@ -23,6 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from adios_tf.errors import UserError
+from adios_tf.serialization import serializable
 
 PARTS = (
     "encoder",
@@ -157,7 +158,7 @@ def _load_exported(path: Path) -> "PretrainedModel":
         raise UserError(f"cannot read the SavedModel {path} ({reason}): export it again") from error
 
 
-@keras.saving.register_keras_serializable(package="adios_tf")
+@serializable
 class PretrainedModel(keras.Model):
     """A pretrained encoder with its preprocessing, usable as a layer and trainable.
 

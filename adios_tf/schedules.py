@@ -9,11 +9,12 @@ import tensorflow as tf
 
 from adios_tf.errors import UserError
 from adios_tf.registry import Registry
+from adios_tf.serialization import serializable
 
 SCHEDULES = Registry("schedule")
 
 
-@keras.saving.register_keras_serializable("adios_tf")
+@serializable
 class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
     """Linear warm-up to `base`, then half a cosine down to `minimum`.
 

@@ -9,11 +9,12 @@ and warn of unbuilt state on every reload.
 import keras
 
 from adios_tf.errors import UserError
+from adios_tf.serialization import serializable
 
 _EPSILON = 1e-6
 
 
-@keras.saving.register_keras_serializable(package="adios_tf")
+@serializable
 class ClassTokenAndPositions(keras.layers.Layer):
     """Puts a learned class token before the patches and adds a learned position to each.
 

@@ -16,14 +16,15 @@ from adios_tf.masking import budgets
 from adios_tf.masking.base import MASKINGS, Masking, Masks
 from adios_tf.masking.one_slot import OneSlot
 from adios_tf.masking.penalties import coverage, sparsity
+from adios_tf.serialization import Configured, serializable
 
 COMBINATIONS = ("stick_breaking", "closed", "overlap", "nested")
 HISTORIES = ("image", "masked")
 _CHANNELS = 4
 
 
-@keras.saving.register_keras_serializable("adios_tf")
-class Recursion(keras.layers.Layer):
+@serializable
+class Recursion(Configured, keras.layers.Layer):
     """Images [B,S,S,3] to masks [B,S,S,N], one call of the masker per mask.
 
     Step n reads the image and, as a fourth channel, what the steps before have hidden; its gate
@@ -118,19 +119,6 @@ class Recursion(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
         return (*input_shape[:-1], self.num_masks)
-
-    def get_config(self) -> dict[str, Any]:
-        names = ("budget", "num_masks", "budget_kind", "combination", "history", "step_embedding")
-        names += ("history_gradient", "gate_temperature", "topk_cell")
-        ours = {name: getattr(self, name) for name in names}
-        masker = keras.saving.serialize_keras_object(self.masker)
-        return super().get_config() | ours | {"masker": masker}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "Recursion":
-        config = dict(config)
-        masker = keras.saving.deserialize_keras_object(config.pop("masker"))
-        return cls(masker, **config)
 
 
 @MASKINGS.register("sequential", "N learned masks one after another, each with a budget, all used")
