@@ -1,4 +1,4 @@
-"""Names for the words of the library, so that adding one is one file and one line."""
+"""Registries: components by name, so that adding one is one file and one line."""
 
 import difflib
 import importlib
@@ -91,7 +91,7 @@ def construct(factory: Callable[..., Any], available: dict[str, Any], **given: A
 
 
 def import_plugins(names: Sequence[str]) -> None:
-    """Imports a user's own modules, which register own words: objectives, maskings, protocols, ....
+    """Imports a user's modules, which register custom objectives, maskings, protocols, ....
 
     Raises:
       UserError: a module that cannot be imported.

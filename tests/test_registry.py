@@ -19,29 +19,29 @@ def test_registered_names_in_their_order():
 
 
 def test_the_decorator_returns_its_target():
-    words = Registry("word")
+    things = Registry("thing")
 
-    @words.register("hello", "a greeting")
+    @things.register("hello", "a greeting")
     def hello():
         return 3
 
-    assert hello() == words["hello"]() == 3
+    assert hello() == things["hello"]() == 3
 
 
 def test_a_name_is_given_once():
-    words = Registry("word")
-    words.register("a", "first")(1)
-    with pytest.raises(ValueError, match="word 'a' is registered already"):
-        words.register("a", "second")
-    assert words["a"] == 1
+    things = Registry("thing")
+    things.register("a", "first")(1)
+    with pytest.raises(ValueError, match="thing 'a' is registered already"):
+        things.register("a", "second")
+    assert things["a"] == 1
 
 
 def test_unknown_names_suggest_the_nearest():
-    words = Registry("masking")
+    things = Registry("masking")
     for name in ("adversarial", "blocks", "none"):
-        words.register(name, "")(name)
+        things.register(name, "")(name)
     with pytest.raises(UserError, match=r"unknown masking 'block': did you mean 'blocks'\?") as e:
-        words["block"]
+        things["block"]
     assert "known are adversarial, blocks, none" in str(e.value)
     assert "did you mean" not in str(unknown_name("masking", "zzz", ["blocks"]))
 

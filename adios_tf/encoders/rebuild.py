@@ -1,6 +1,6 @@
 """Makes the papers' encoder out of a keras-cv backbone: stem, padding, BatchNorm, first weights.
 
-keras-cv's networks are functional models. They are walked through once and rebuilt with other
+keras-cv's networks are functional models. They are traversed once and rebuilt with other
 layers where ours differ; blocks that keras-cv wraps into one layer are unfolded on the way.
 What comes out has plain Keras layers only, and reloads without keras-cv and without adios_tf.
 """
@@ -32,7 +32,7 @@ class Family:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to change in a backbone; see `build_encoder` for the words."""
+    """What to change in a backbone; see `build_encoder`."""
 
     stem: str
     padding: str
@@ -47,14 +47,14 @@ def rebuild(
 
     Convolutions that have Keras's default kernel get the He initialization of torchvision.
     """
-    walk = _Walk(backbone, family, plan)
+    traversal = _Traversal(backbone, family, plan)
     return keras.models.clone_model(
-        backbone, input_tensors=inputs, clone_function=walk.clone, call_function=walk.call
+        backbone, input_tensors=inputs, clone_function=traversal.clone, call_function=traversal.call
     ).output
 
 
-class _Walk:
-    """One walk through a backbone: `clone` renews a layer, `call` applies it."""
+class _Traversal:
+    """One traversal of a backbone: `clone` renews a layer, `call` applies it."""
 
     def __init__(self, backbone: keras.Model, family: Family, plan: Plan):
         self.plan = plan

@@ -37,7 +37,7 @@ class Imported(NamedTuple):
       run: the run folder.
       parts: {part: number of arrays that it took}.
       fresh: parts that the checkpoint lacks and that have random weights.
-      homeless: names of arrays that none of our networks has a place for. They are kept beside
+      unmatched: names of arrays that none of our networks has a place for. They are kept beside
         the model, for the way back.
       left: entries of the file that were not taken along (optimizer states, ...).
     """
@@ -45,7 +45,7 @@ class Imported(NamedTuple):
     run: Path
     parts: dict[str, int]
     fresh: tuple[str, ...]
-    homeless: tuple[str, ...]
+    unmatched: tuple[str, ...]
     left: tuple[str, ...]
 
 
@@ -90,8 +90,8 @@ def import_torch(
     else:
         plan = adios_plan(settings, list(state))
     used, fresh = _fill(plan, state, allow_missing)
-    homeless = tuple(name for name in state if name not in set().union(*used.values()))
-    kept = {n: a for n, a in state.items() if n in homeless or n.endswith("num_batches_tracked")}
+    unmatched = tuple(name for name in state if name not in set().union(*used.values()))
+    kept = {n: a for n, a in state.items() if n in unmatched or n.endswith("num_batches_tracked")}
     entries = {k: v for k, v in content.items() if isinstance(v, str | int | float)}
 
     info = plan.info | {"source": Path(checkpoint).name, "untrained_parts": list(fresh)}
@@ -110,7 +110,7 @@ def import_torch(
     (out / FLAGS).write_text("\n".join(_flags(plan, settings)) + "\n")
     left = tuple(k for k in content if k != "state_dict" and k not in entries)
     counts = {name: len(names) for name, names in used.items()}
-    return Imported(out, counts, fresh, homeless, left)
+    return Imported(out, counts, fresh, unmatched, left)
 
 
 def _as_saved(part: Part) -> keras.Model:
@@ -155,9 +155,11 @@ def _fill(
     fresh = tuple(name for name in wanted if name in allow_missing and name in absent)
     missing = [n for part, names in wanted.items() if part not in fresh for n in names - set(state)]
     if missing:
-        homes = set().union(*wanted.values())
-        homeless = [n for n in state if n not in homes and not n.endswith("num_batches_tracked")]
-        raise UserError(_missing_line(plan, wanted, sorted(missing), homeless, absent - set(fresh)))
+        known = set().union(*wanted.values())
+        unmatched = [n for n in state if n not in known and not n.endswith("num_batches_tracked")]
+        raise UserError(
+            _missing_line(plan, wanted, sorted(missing), unmatched, absent - set(fresh))
+        )
     used = {}
     for part in plan.parts:
         if part.name not in fresh:
@@ -175,7 +177,7 @@ def _missing_line(
     plan: Plan,
     wanted: Mapping[str, set[str]],
     missing: Sequence[str],
-    homeless: Sequence[str],
+    unmatched: Sequence[str],
     absent: set[str],
 ) -> str:
     if sum(len(wanted[part]) for part in absent) == len(missing):
@@ -185,8 +187,8 @@ def _missing_line(
             f"are missing): is it of a {plan.info['recipe']} run? "
             f"--allow_missing={','.join(parts)} imports the rest"
         )
-    near = get_close_matches(missing[0], homeless, 1, 0.6)
-    hint = f"; {near[0]} has no home, was it renamed?" if near else ""
+    near = get_close_matches(missing[0], unmatched, 1, 0.6)
+    hint = f"; {near[0]} is unmatched, was it renamed?" if near else ""
     others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
     return (
         f"{missing[0]}{others} missing from the checkpoint{hint} "

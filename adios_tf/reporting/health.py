@@ -100,7 +100,7 @@ Bound = float | Callable[[int, int], float] | None
 
 @dataclass(frozen=True)
 class Rule:
-    """One health metric: its range and the words around it.
+    """One health metric: its range and the text around it.
 
     Attributes:
       pattern: regular expression of the metric's name.

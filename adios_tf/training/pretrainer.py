@@ -128,7 +128,7 @@ class Pretrainer(keras.Model):
         self.step.assign_add(1)
         return self._averaged(results)
 
-    # ------------------------------------------------------------------ its verbs
+    # ------------------------------------------------------------------ parts of the step
 
     def _filtered(self, batch: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
         """The batch with both views through the input filter."""

@@ -155,7 +155,7 @@ def test_healthy_numbers_have_no_advice_and_every_rule_is_asked():
         ("feature_spread", float("inf"), "not a number"),
     ],
 )
-def test_each_illness_is_found_alone_and_has_advice(metric, value, word):
+def test_each_unhealthy_metric_is_found_alone_and_has_advice(metric, value, word):
     record = {**_healthy_record(), metric: value}
     (ill,) = [v for v in verdicts(record, 4, 64) if not v.ok]
     assert ill.metric == metric

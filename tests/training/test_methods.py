@@ -26,7 +26,7 @@ SIDE, BATCH = 16, 4
 # The change of the objective that a step should make, to first order.
 CHANGE = 1e-4
 
-# (all variables of the word, those that its optimizer moves)
+# (all variables of the component, those that its optimizer moves)
 OBJECTIVE_PARAMETERS = {
     "simclr": (524, 508),
     "byol": (1168, 572),
@@ -95,12 +95,12 @@ CONFIG = PretrainConfig(
 
 
 def own(registry):
-    """The package's words, without those that other tests register."""
+    """The package's components, without those that other tests register."""
     return [name for name in registry if registry[name].__module__.startswith("adios_tf.")]
 
 
 def configs():
-    """All combinations of the three words that are not refused."""
+    """All combinations of the three that are not refused."""
     found = []
     for objective, masking, fill in itertools.product(*map(own, (OBJECTIVES, MASKINGS, FILLS))):
         config = dataclasses.replace(CONFIG, objective=objective, masking=masking, fill=fill)
