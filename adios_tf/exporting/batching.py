@@ -75,7 +75,7 @@ class Batcher:
                 break
             self._queue.popleft()
             self._rows_waiting -= len(first.rows)
-            if first.future.canceled():  # the caller has given up
+            if first.future.cancelled():  # the caller has given up
                 continue
             taken.append(first)
             count += len(first.rows)
