@@ -222,7 +222,7 @@ async def _errors_as_json(request: web.Request, handler: Callable) -> web.Stream
         if error.status == 404:
             text = f"there is nothing at {request.path}"
         return _error(error.status, text, error.headers)
-    except (ConnectionError, asyncio.CanceledError):
+    except (ConnectionError, asyncio.CancelledError):
         raise
     except Exception:
         logging.exception("request %s %s failed", request.method, request.path)

@@ -49,7 +49,7 @@ class Running:
             await serve(server, "127.0.0.1", 0, ready)
 
         def run():
-            with asyncio.Runner() as runner, contextlib.suppress(asyncio.CanceledError):
+            with asyncio.Runner() as runner, contextlib.suppress(asyncio.CancelledError):
                 runner.run(main())
 
         self._thread = threading.Thread(target=run)
