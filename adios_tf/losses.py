@@ -1,21 +1,27 @@
-"""The distances themselves, per example, as plain functions of embeddings.
+"""The losses themselves: per-example functions of embeddings, and around them Keras losses.
 
-All compute in the precision of their arguments, but never below float32.
+The functions are what the objectives are made of; they compute in the precision of their
+arguments, but never below float32. The classes are for training loops of your own: called as
+`loss(y_true, y_pred)` on embeddings [B,D] of any scale, they give one value per image [B], which
+`reduction` (of `keras.losses.Loss`, by default the mean) brings to a scalar.
 """
 
 import math
+from typing import Any
 
+import keras
 import tensorflow as tf
 
 from adios_tf import distribution
 from adios_tf.errors import UserError
+from adios_tf.serialization import serializable
 
 _NORM_FLOOR = 1e-12
 
 
 def check_temperature(temperature: float) -> float:
-    """Returns the temperature; raises `UserError` unless it is above 0."""
-    if not temperature > 0:
+    """Returns the temperature; raises `UserError` unless it is a finite number above 0."""
+    if not 0 < temperature < math.inf:
         raise UserError(f"temperature must be above 0, got {temperature}; 0.2 is usual")
     return temperature
 
@@ -66,31 +72,17 @@ def nt_xent_rows(query: tf.Tensor, key: tf.Tensor, temperature: float) -> tf.Ten
     return tf.nn.sparse_softmax_cross_entropy_with_logits(place, logits)
 
 
-def nt_xent(first: tf.Tensor, second: tf.Tensor, temperature: float = 0.1) -> tf.Tensor:
-    """NT-Xent of two views (Chen et al., 2020): the mean over all 2B rows.
-
-    Args:
-      first, second: embeddings [B,D] of the two views of the same images, any scale.
-      temperature: divides the cosines; above 0.
-
-    Returns:
-      A scalar.
-
-    >>> import tensorflow as tf
-    >>> z = tf.eye(4)
-    >>> round(float(nt_xent(z, z, temperature=0.1)), 4)   # log(1 + 6 e^-10)
-    0.0003
-    """
-    rows = nt_xent_rows(first, second, temperature) + nt_xent_rows(second, first, temperature)
-    return tf.reduce_mean(rows) / 2
-
-
 def negative_cosine(query: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
     """Minus the cosine of each row pair, [B,D] x [B,D] -> [B]; norms are floored at 1e-8.
 
     Gradient flows into both: stop it where the method says so.
     """
     return -tf.reduce_sum(normalize(query, 1e-8) * normalize(key, 1e-8), axis=-1)
+
+
+def cosine_distance(query: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+    """|q/|q| - k/|k||^2 = 2 - 2 cos(q, k) (Grill et al., 2020, eq. 2), [B,D] x [B,D] -> [B]."""
+    return 2 + 2 * negative_cosine(query, key)
 
 
 def info_nce(query: tf.Tensor, key: tf.Tensor, queue: tf.Tensor, temperature: float) -> tf.Tensor:
@@ -113,7 +105,180 @@ def info_nce(query: tf.Tensor, key: tf.Tensor, queue: tf.Tensor, temperature: fl
     )
 
 
-def cosine_ramp(step: tf.Tensor, total_steps: int, base: float, final: float) -> tf.Tensor:
-    """EMA momentum of BYOL at `step` (Grill et al., 2020): cosine from `base` to `final`."""
-    progress = tf.minimum(tf.cast(step, tf.float64) / float(total_steps), 1.0)
-    return final - (final - base) * (tf.cos(math.pi * progress) + 1.0) / 2.0
+class _EmbeddingLoss(keras.losses.Loss):
+    """A loss of embeddings [B,D]; `dtype` is kept in the config, which Keras leaves out.
+
+    Raises:
+      UserError: when called, embeddings that are not two equal shapes [B,D].
+    """
+
+    def _per_example(self, target: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
+        raise NotImplementedError
+
+    def call(self, y_true: Any, y_pred: tf.Tensor) -> tf.Tensor:
+        target = tf.nest.flatten(y_true)[0]
+        if y_pred.shape.rank != 2 or not y_pred.shape.is_compatible_with(target.shape):
+            raise UserError(
+                f"{type(self).__name__} compares embeddings [B,D] of one shape, "
+                f"not {tuple(target.shape)} and {tuple(y_pred.shape)}"
+            )
+        return self._per_example(y_true, y_pred)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"dtype": self.dtype}
+
+
+@serializable
+class NTXent(_EmbeddingLoss):
+    """NT-Xent of SimCLR (Chen et al., 2020, eq. 1): which other row shows the same image?
+
+    `loss(first, second)`: embeddings [B,D] of two views of the same images. The value of an image
+    is the mean of its two rows; negatives are all other rows of both views, over all replicas.
+    Gradient flows into both.
+
+    Args:
+      temperature: divides the cosines; 0.5 in SimCLR, 0.2 in ADIOS.
+      **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+
+    Raises:
+      UserError: a temperature that is not above 0.
+
+    >>> import tensorflow as tf
+    >>> z = tf.eye(4)
+    >>> round(float(NTXent(temperature=0.1)(z, z)), 4)  # log(1 + 6 e^-10)
+    0.0003
+    """
+
+    def __init__(self, temperature: float = 0.2, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.temperature = check_temperature(temperature)
+
+    def _per_example(self, target: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
+        there = nt_xent_rows(prediction, target, self.temperature)
+        return (there + nt_xent_rows(target, prediction, self.temperature)) / 2
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"temperature": self.temperature}
+
+
+@serializable
+class CosineDistance(_EmbeddingLoss):
+    """BYOL's 2 - 2 cos (Grill et al., 2020, eq. 2), in [0, 4].
+
+    `loss(target, prediction)`, both [B,D]: the EMA encoder's projection of one view and the
+    prediction made from the other. No gradient flows into the target; BYOL sums both directions.
+
+    Args:
+      **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+
+    >>> import tensorflow as tf
+    >>> z = tf.constant([[1.0, 0.0], [0.0, 3.0]])
+    >>> prediction = tf.constant([[0.0, 2.0], [0.0, 1.0]])
+    >>> CosineDistance(reduction=None)(z, prediction).numpy().tolist()
+    [2.0, 0.0]
+    """
+
+    def _per_example(self, target: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
+        return cosine_distance(prediction, tf.stop_gradient(target))
+
+
+@serializable
+class NegativeCosine(_EmbeddingLoss):
+    """SimSiam's -cos (Chen and He, 2021, eqs. 1 and 3), in [-1, 1].
+
+    `loss(target, prediction)`, both [B,D]: the projection of one view and the prediction made
+    from the other. No gradient flows into the target; SimSiam averages both directions.
+
+    Args:
+      **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+
+    >>> import tensorflow as tf
+    >>> float(NegativeCosine()(tf.eye(2), -tf.eye(2)))
+    1.0
+    """
+
+    def _per_example(self, target: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
+        return negative_cosine(prediction, tf.stop_gradient(target))
+
+
+@serializable
+class InfoNCE(_EmbeddingLoss):
+    """MoCo's InfoNCE (He et al., 2020, eq. 1): the key among a queue of negatives.
+
+    `loss((key, queue), query)`: key and query [B,D] of the same images, queue [K,D] of other
+    images; cosines are taken of all three. No gradient flows into key and queue.
+
+    Args:
+      temperature: divides the cosines; 0.07 in MoCo, 0.2 in MoCo v2.
+      **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+
+    Raises:
+      UserError: a temperature that is not above 0.
+
+    >>> import tensorflow as tf
+    >>> z, queue = tf.constant([[1.0, 0.0]]), tf.constant([[0.0, 1.0], [0.0, -1.0]])
+    >>> round(float(InfoNCE(temperature=1.0)((z, queue), z)), 4)  # log(1 + 2/e)
+    0.5514
+    """
+
+    def __init__(self, temperature: float = 0.2, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.temperature = check_temperature(temperature)
+
+    def _per_example(self, target: tuple[tf.Tensor, tf.Tensor], prediction: tf.Tensor) -> tf.Tensor:
+        key, queue = map(tf.stop_gradient, target)
+        return info_nce(prediction, key, normalize(queue), self.temperature)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"temperature": self.temperature}
+
+
+@serializable
+class MixMask(_EmbeddingLoss):
+    """MixMask's loss of mixed images (Vishniakov et al., 2022): scored as both that they show.
+
+    `loss((target, visible, partner), mixed)`, for images of which the part that is hidden is
+    filled by another image of the batch: visible_i l(target_i, mixed_i) +
+    (1 - visible_i) l(target_partner(i), mixed_i). `mixed` [B,D] are their embeddings, `target`
+    what `loss` takes for clean views, `visible` [B] the share of each image that shows, and
+    `partner` [B] which image fills image i: a permutation of the batch (over all replicas).
+    `adios_tf.masking.Mix` does the same to any objective.
+
+    Args:
+      loss: l, another loss of this module.
+      **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
+
+    Raises:
+      UserError: `loss` is none of this module.
+
+    >>> import tensorflow as tf
+    >>> z = tf.eye(2)
+    >>> loss = MixMask(CosineDistance(), reduction=None)
+    >>> loss((z, tf.constant([0.75, 1.0]), tf.constant([1, 0])), z).numpy().tolist()
+    [0.5, 0.0]
+    """
+
+    def __init__(self, loss: _EmbeddingLoss, **kwargs: Any):
+        super().__init__(**kwargs)
+        if not isinstance(loss, _EmbeddingLoss):
+            raise UserError(f"MixMask weighs a loss of adios_tf.losses, not {loss!r}")
+        self.loss = loss
+
+    def _per_example(self, target: Any, prediction: tf.Tensor) -> tf.Tensor:
+        (own, *others), visible, partner = _as_tuple(target[0]), target[1], target[2]
+        theirs = distribution.permute(own, tf.cast(partner, tf.int32))
+        as_own, as_partner = (
+            self.loss.call((key, *others) if others else key, prediction) for key in (own, theirs)
+        )
+        return visible * as_own + (1 - visible) * as_partner
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"loss": keras.saving.serialize_keras_object(self.loss)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "MixMask":
+        return cls(**config | {"loss": keras.saving.deserialize_keras_object(config["loss"])})
+
+
+def _as_tuple(value: Any) -> tuple:
+    return tuple(value) if isinstance(value, tuple | list) else (value,)

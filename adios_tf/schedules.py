@@ -168,3 +168,9 @@ def build_schedule(
         "gamma": gamma,
     }
     return SCHEDULES[name](base, epochs, steps_per_epoch, options)
+
+
+def cosine_ramp(step: tf.Tensor, total_steps: int, base: float, final: float) -> tf.Tensor:
+    """EMA momentum of BYOL at `step` (Grill et al., 2020): cosine from `base` to `final`."""
+    progress = tf.minimum(tf.cast(step, tf.float64) / float(total_steps), 1.0)
+    return final - (final - base) * (tf.cos(np.pi * progress) + 1.0) / 2.0

@@ -20,6 +20,7 @@ PACKAGE = "adios_tf"
 # Every class that `serializable` decorates, by the module that defines it.
 CLASSES = {
     "adios_tf.encoders.vit": "ClassTokenAndPositions",
+    "adios_tf.losses": "CosineDistance InfoNCE MixMask NTXent NegativeCosine",
     "adios_tf.masking.sequential": "Recursion",
     "adios_tf.optimizers": "AdamW LARS SGD",
     "adios_tf.pretrained": "PretrainedModel",

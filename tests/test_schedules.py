@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from adios_tf.errors import UserError
-from adios_tf.schedules import WarmupCosine, build_schedule
+from adios_tf.schedules import WarmupCosine, build_schedule, cosine_ramp
 
 
 def _oracle(epoch, base, epochs, warmup, start, minimum):
@@ -84,3 +84,8 @@ def test_a_users_mistake_is_one_line(settings, words):
     with pytest.raises(UserError, match=words.replace("(", r"\(")) as error:
         build_schedule(**{**good, "warmup_epochs": 2, **settings})
     assert "\n" not in str(error.value)
+
+
+def test_cosine_ramp():
+    at = [float(cosine_ramp(step, 10, 0.9, 1.0)) for step in (0, 5, 10, 99)]
+    np.testing.assert_allclose(at, [0.9, 0.95, 1.0, 1.0], atol=1e-7)

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from adios_tf.losses import cosine_ramp
 from adios_tf.registry import Registry
+from adios_tf.schedules import cosine_ramp
 
 OBJECTIVES = Registry("objective")
 

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from adios_tf.losses import negative_cosine
+from adios_tf.losses import cosine_distance
 from adios_tf.nets import build_predictor, build_projector
 from adios_tf.objectives.base import OBJECTIVES, Embedding, MomentumObjective
 
@@ -36,4 +36,4 @@ class BYOL(MomentumObjective):
         super().__init__(encoder, projector, predictor, **kwargs)
 
     def distance(self, query: Embedding, key: Embedding) -> tf.Tensor:
-        return 2 + 2 * negative_cosine(query.query, key.key)
+        return cosine_distance(query.query, key.key)

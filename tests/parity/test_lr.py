@@ -7,9 +7,8 @@ import keras
 import numpy as np
 import pytest
 
-from adios_tf.losses import cosine_ramp
 from adios_tf.optimizers import build_optimizer
-from adios_tf.schedules import WarmupCosine, build_schedule
+from adios_tf.schedules import WarmupCosine, build_schedule, cosine_ramp
 
 STEPS_PER_EPOCH = 3
 # What the official programs hard-wire into `method_schedule` (golden/README.md).

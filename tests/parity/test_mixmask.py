@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from adios_tf.losses import InfoNCE, MixMask
 from adios_tf.masking import Masking, Mix
 from adios_tf.masking.fill import Filled
 from adios_tf.masking.grid import upsample
@@ -94,6 +95,12 @@ def test_losses_and_gradients(golden, case):
     np.testing.assert_allclose(loss, stored["loss"], **TOLERANCE)
     for ours, name in zip(tape.gradient(loss, [q, mixed]), ("q", "q_mixed"), strict=True):
         np.testing.assert_allclose(ours, stored[f"grad_{name}"], **TOLERANCE)
+
+    target = (key, tf.transpose(stored["queue"]))
+    contrast = InfoNCE(float(stored["T"]))
+    np.testing.assert_allclose(contrast(target, q), stored["loss_o"], **TOLERANCE)
+    mixture = MixMask(contrast)((target, tf.fill([rows], lam), reversal), mixed)
+    np.testing.assert_allclose(mixture, sum(expected[1:]), **TOLERANCE)
 
     objective.after_step({View(1): Embedding(key=key)}, tf.constant(0, tf.int64))
     np.testing.assert_allclose(objective.queue.numpy().T, stored["queue_after"], **TOLERANCE)
