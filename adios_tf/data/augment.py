@@ -16,7 +16,7 @@ from adios_tf.data.geometry import (
     CROP_DRAWS,
     crop_box,
     nearest_rows,
-    resize_bicubic,
+    resize_image,
     resize_matrix,
     to_float,
 )
@@ -57,6 +57,7 @@ class AugmentConfig:
     max_sigma: float = 2.0
     solarize_prob: float = 0.0
     flip_prob: float = 0.5
+    interpolation: str = "bicubic"
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -84,7 +85,7 @@ def augment(
 ) -> tf.Tensor | tuple[tf.Tensor, tf.Tensor]:
     """Draws one view of an image.
 
-    In the order of ADIOS: random resized crop (bicubic, antialiased), color jitter, gray,
+    In the order of ADIOS: random resized crop (antialiased), color jitter, gray,
     Gaussian blur, solarize, horizontal flip. The four jitters come in a random order and each
     clips to [0, 1]. Departures: nothing is rounded to 8 bits on the way, and the blur is a
     true Gaussian where the papers' library stacks box filters.
@@ -134,7 +135,7 @@ def crop_resize(
     top, left, box_height, box_width = crop_box(height, width, draws, config)
     flip = draws[CROP_DRAWS] < config.flip_prob
     box = image[top : top + box_height, left : left + box_width]
-    view = tf.transpose(resize_bicubic(to_float(box), size), [2, 0, 1])
+    view = tf.transpose(resize_image(to_float(box), size, config.interpolation), [2, 0, 1])
     view = tf.cond(flip, lambda: view[:, :, ::-1], lambda: view)
     if mask is None:
         return view, None
@@ -164,8 +165,8 @@ def crop_resize_batch(
     height, width = images.shape[1], images.shape[2]
     top, left, box_height, box_width = crop_box(height, width, draws, config)
     flip = draws[:, CROP_DRAWS] < config.flip_prob
-    down = resize_matrix(top, box_height, height, size)
-    across = resize_matrix(left, box_width, width, size, flip)
+    down = resize_matrix(top, box_height, height, size, None, config.interpolation)
+    across = resize_matrix(left, box_width, width, size, flip, config.interpolation)
     planes = to_float(tf.transpose(images, [0, 3, 1, 2]))
     views = tf.matmul(tf.matmul(down[:, None], planes), across[:, None], transpose_b=True)
     views = tf.clip_by_value(views, 0.0, 1.0)

@@ -1,4 +1,4 @@
-"""Where a crop lies and how it becomes a square: boxes, bicubic resizing, label maps."""
+"""Where a crop lies and how it becomes a square: boxes, resizing, label maps."""
 
 import dataclasses
 import math
@@ -7,9 +7,11 @@ from typing import Any
 import tensorflow as tf
 
 from adios_tf.errors import UserError
+from adios_tf.registry import unknown_name
 
 CROP_TRIES = 10  # boxes proposed before falling back to the middle of the image
 CROP_DRAWS = 2 * CROP_TRIES + 2
+INTERPOLATIONS = {"bicubic": "keyscubic", "bilinear": "triangle"}  # name: TensorFlow's kernel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +21,7 @@ class ImageSpec:
     Attributes:
       size: side S.
       mean, std: per channel, of images in [0,1].
-      resize, crop_ratio: see `evaluation_transform`.
+      resize, crop_ratio, interpolation: see `evaluation_transform`.
     """
 
     size: int
@@ -27,10 +29,17 @@ class ImageSpec:
     std: tuple[float, ...]
     resize: str = "squash"
     crop_ratio: float = 0.875
+    interpolation: str = "bicubic"
+
+    def apply(self, image: tf.Tensor, mask: tf.Tensor | None = None) -> Any:
+        """Returns what `evaluation_transform` returns of the image, not normalized."""
+        how = self.resize, self.crop_ratio, mask, self.interpolation
+        return evaluation_transform(image, self.size, *how)
 
     def __str__(self) -> str:
         kept = f" of {self.crop_ratio:g}" if self.resize == "center_crop" else ""
-        return f"{self.size} px, {self.resize}{kept}"
+        kernel = "" if self.interpolation == "bicubic" else f", {self.interpolation}"
+        return f"{self.size} px, {self.resize}{kept}{kernel}"
 
 
 def crop_box(
@@ -79,18 +88,24 @@ def crop_box(
 
 
 def resize_matrix(
-    start: tf.Tensor, length: tf.Tensor, side: int, size: int, flip: tf.Tensor | None = None
+    start: tf.Tensor,
+    length: tf.Tensor,
+    side: int,
+    size: int,
+    flip: tf.Tensor | None = None,
+    interpolation: str = "bicubic",
 ) -> tf.Tensor:
-    """The bicubic, antialiased resizing of stretches of a line, as matrices.
+    """The antialiased resizing of stretches of a line, as matrices.
 
-    Keys' kernel (a = -1/2), widened by the factor of reduction, cut at the ends of the
-    stretch and normalized there.
+    Keys' kernel (a = -1/2) or the triangle, widened by the factor of reduction, cut at the ends
+    of the stretch and normalized there.
 
     Args:
       start, length: [B] int32, the stretch to resize.
       side: the number of pixels of the line.
       size: the number of pixels wanted.
       flip: [B] bool, whether the result is mirrored.
+      interpolation: one of `INTERPOLATIONS`.
 
     Returns:
       [B, size, side] float32; rows sum to one.
@@ -102,24 +117,40 @@ def resize_matrix(
         wanted = tf.where(flip[:, None, None], size - 1 - wanted, wanted)
     pixel = tf.range(side, dtype=tf.float32)[None, None, :]
     distance = tf.abs(pixel + 0.5 - start - (wanted + 0.5) * step) / tf.maximum(step, 1.0)
-    near = (1.5 * distance - 2.5) * distance * distance + 1
-    far = ((2.5 - 0.5 * distance) * distance - 4) * distance + 2
-    weight = tf.where(distance < 1, near, tf.where(distance < 2, far, tf.zeros_like(far)))
+    if _kernel(interpolation) == "triangle":
+        weight = tf.nn.relu(1 - distance)
+    else:
+        near = (1.5 * distance - 2.5) * distance * distance + 1
+        far = ((2.5 - 0.5 * distance) * distance - 4) * distance + 2
+        weight = tf.where(distance < 1, near, tf.where(distance < 2, far, tf.zeros_like(far)))
     inside = (pixel >= start) & (pixel < start + length)
     weight = tf.where(inside, weight, tf.zeros_like(weight))
     return weight / tf.reduce_sum(weight, axis=-1, keepdims=True)
 
 
-def resize_bicubic(image: tf.Tensor, size: int) -> tf.Tensor:
+def _kernel(interpolation: str) -> str:
+    if interpolation not in INTERPOLATIONS:
+        raise unknown_name("interpolation", interpolation, INTERPOLATIONS)
+    return INTERPOLATIONS[interpolation]
+
+
+def resize_image(image: tf.Tensor, size: int, interpolation: str = "bicubic") -> tf.Tensor:
     """Resizes [h, w, 3] float to [size, size, 3] with antialiasing; overshoot is clipped."""
     shape = tf.cast(tf.shape(image)[:2], tf.float32)
+    return _window(image, float(size) / shape, tf.zeros(2), size, interpolation)
+
+
+def _window(
+    image: tf.Tensor, scale: tf.Tensor, corner: tf.Tensor, size: int, interpolation: str
+) -> tf.Tensor:
+    """Returns the window [size, size, 3] at `corner` of the image scaled by `scale`, both [2]."""
     # The op behind tf.image.resize(antialias=True), without that function's shape juggling.
     resized = tf.raw_ops.ScaleAndTranslate(
         images=image[None],
         size=[size, size],
-        scale=float(size) / shape,
-        translation=[0.0, 0.0],
-        kernel_type="keyscubic",
+        scale=scale,
+        translation=-corner,
+        kernel_type=_kernel(interpolation),
         antialias=True,
     )
     return tf.ensure_shape(tf.clip_by_value(resized[0], 0.0, 1.0), [size, size, 3])
@@ -155,41 +186,42 @@ def evaluation_transform(
     resize: str = "squash",
     crop_ratio: float = 0.875,
     mask: tf.Tensor | None = None,
+    interpolation: str = "bicubic",
 ) -> tf.Tensor | tuple[tf.Tensor, tf.Tensor]:
     """Brings an image to a square without chance.
 
     Args:
       image: [h, w, 3], uint8 or floating in [0, 1].
       image_size: the side S of the result.
-      resize: "squash" resizes both sides to S; "center_crop" keeps the central square of
-        `crop_ratio` times the shorter side and resizes it to S. ADIOS resizes the shorter side
-        to 256 whatever S is, which at S = 96 shows 14 % of the picture; `crop_ratio=0.375`
-        repeats that.
+      resize: "squash" resizes both sides to S; "center_crop" resizes the shorter side to
+        S / crop_ratio and cuts the central S pixels out, as torchvision's Resize and CenterCrop
+        do. ADIOS resizes the shorter side to 256 whatever S is, which at S = 96 shows 14 % of
+        the picture; `crop_ratio=0.375` repeats that.
       crop_ratio: see `resize`.
       mask: [h, w] integer label map, brought along by nearest neighbor.
+      interpolation: one of `INTERPOLATIONS`, antialiased.
 
     Returns:
       [S, S, 3] float32 in [0, 1]; with a mask also [S, S] int32.
 
     Raises:
-      UserError: an unknown `resize`, or a crop ratio outside (0, 1].
+      UserError: an unknown `resize` or `interpolation`, or a crop ratio outside (0, 1].
     """
     if resize not in ("squash", "center_crop"):
         raise UserError(f"unknown resize {resize!r}: known are squash, center_crop")
     if not 0 < crop_ratio <= 1:
         raise UserError(f"crop_ratio={crop_ratio}: give a share above 0 and at most 1")
-    height, width = tf.shape(image)[0], tf.shape(image)[1]
-    top = left = tf.constant(0)
+    sides = tf.shape(image)[:2]
+    scaled = tf.constant([image_size, image_size])
     if resize == "center_crop":
-        side = tf.cast(tf.minimum(height, width), tf.float32) * crop_ratio
-        side = tf.maximum(tf.cast(tf.round(side), tf.int32), 1)
-        top, left = (height - side) // 2, (width - side) // 2
-        height = width = side
-    box = image[top : top + height, left : left + width]
-    view = resize_bicubic(to_float(box), image_size)
+        scaled = round(image_size / crop_ratio) * sides // tf.reduce_min(sides)
+    corner = tf.round(tf.cast(scaled - image_size, tf.float32) / 2)
+    scale = tf.cast(scaled, tf.float32) / tf.cast(sides, tf.float32)
+    view = _window(to_float(image), scale, corner, image_size, interpolation)
     if mask is None:
         return view
-    rows, columns = nearest_rows(top, height, image_size), nearest_rows(left, width, image_size)
+    pixels = tf.range(image_size)[:, None] + tf.cast(corner, tf.int32)
+    rows, columns = tf.unstack((2 * pixels + 1) * sides // (2 * scaled), axis=1)
     return view, tf.gather(tf.gather(tf.cast(mask, tf.int32), rows), columns, axis=1)
 
 

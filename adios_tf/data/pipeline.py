@@ -211,6 +211,7 @@ def evaluation_dataset(
     std: tuple[float, ...] | None = None,
     resize: str = "squash",
     crop_ratio: float = 0.875,
+    interpolation: str = "bicubic",
 ) -> tf.data.Dataset:
     """Every example once, in order, without chance.
 
@@ -219,7 +220,7 @@ def evaluation_dataset(
       batch_size: the last batch may be smaller.
       image_size: the side S.
       mean, std: normalization per channel; without them images are in [0,1].
-      resize, crop_ratio: see `geometry.evaluation_transform`.
+      resize, crop_ratio, interpolation: see `geometry.evaluation_transform`.
 
     Returns:
       Batches {"image": float32 [B,S,S,3], "label", "index": int64 [B]} and, with ground truth,
@@ -228,7 +229,8 @@ def evaluation_dataset(
 
     def one(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         mask = example.get("mask")
-        seen = evaluation_transform(example["image"], image_size, resize, crop_ratio, mask)
+        how = resize, crop_ratio, mask, interpolation
+        seen = evaluation_transform(example["image"], image_size, *how)
         image, mask = (seen, None) if mask is None else seen
         if mean is not None and std is not None:
             image = normalize(image, mean, std)

@@ -5,7 +5,7 @@ import dataclasses
 import tensorflow as tf
 
 from adios_tf.data.augment import AugmentConfig, crop_resize, crop_resize_batch, draw
-from adios_tf.data.geometry import ImageSpec, evaluation_transform, normalize
+from adios_tf.data.geometry import ImageSpec, normalize
 from adios_tf.data.pipeline import shuffled
 from adios_tf.errors import UserError
 from adios_tf.evaluation.defaults import AUGMENTATIONS
@@ -76,8 +76,9 @@ def augmented_batches(
     alike = source.element_spec["image"].shape.is_fully_defined()
     shifts = augmentation.shifts(spec.size)
     config = AugmentConfig(
-        spec.size,
-        augmentation.min_scale,
+        image_size=spec.size,
+        interpolation=spec.interpolation,
+        min_scale=augmentation.min_scale,
         jitter_prob=0,
         gray_prob=0,
         blur_prob=0,
@@ -88,7 +89,7 @@ def augmented_batches(
         image, label = example["image"], example["label"]
         drawn = draw(tf.stack([seed * 1_000_003 + epoch, example["index"]]))
         if shifts:
-            image = evaluation_transform(image, spec.size, spec.resize, spec.crop_ratio)
+            image = spec.apply(image)
             return shift(image, drawn), label
         if alike:  # cropped as a batch, which is faster
             return image, drawn, label

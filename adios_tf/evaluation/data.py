@@ -59,9 +59,8 @@ class Split:
                 examples, dataset=examples.dataset.take(count), count=count
             )
         norm = (spec.mean, spec.std) if normalized else (None, None)
-        yield from evaluation_dataset(
-            examples, self.batch_size, spec.size, *norm, spec.resize, spec.crop_ratio
-        )
+        how = spec.resize, spec.crop_ratio, spec.interpolation
+        yield from evaluation_dataset(examples, self.batch_size, spec.size, *norm, *how)
 
     @functools.cached_property
     def labels(self) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Where a crop lies and how it is resized, against plain loops and Pillow."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -10,13 +11,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from adios_tf.data import AugmentConfig, evaluation_transform, normalize
-from adios_tf.data.augment import crop_resize, draw
+from adios_tf.data.augment import crop_resize, crop_resize_batch, draw
 from adios_tf.data.geometry import (
     CROP_DRAWS,
     CROP_TRIES,
+    INTERPOLATIONS,
     crop_box,
     nearest_rows,
-    resize_bicubic,
+    resize_image,
     resize_matrix,
 )
 from adios_tf.errors import UserError
@@ -49,12 +51,14 @@ def slow_box(height: int, width: int, draws: np.ndarray, config: AugmentConfig) 
     return (height - h + 1) // 2, (width - w + 1) // 2, h, w
 
 
-def slow_resize(image: np.ndarray, size: int) -> np.ndarray:
-    """Pillow's bicubic on float channels, [h,w,3] in [0,1] -> [size,size,3]."""
+def slow_resize(
+    image: np.ndarray, size: int | tuple[int, int], interpolation: str = "bicubic"
+) -> np.ndarray:
+    """Pillow's on float channels, [h,w,3] in [0,1] -> [size,size,3], or size = (width, height)."""
+    size = (size, size) if isinstance(size, int) else size
+    kernel = Image.Resampling[interpolation.upper()]
     channels = [
-        Image.fromarray(np.ascontiguousarray(image[..., c], np.float32)).resize(
-            (size, size), Image.Resampling.BICUBIC
-        )
+        Image.fromarray(np.ascontiguousarray(image[..., c], np.float32)).resize(size, kernel)
         for c in range(3)
     ]
     return np.clip(np.stack([np.asarray(c) for c in channels], -1), 0, 1)
@@ -102,21 +106,24 @@ def test_crop_areas_are_uniform_in_their_range():
     assert ratio.max() > 0.27
 
 
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 @pytest.mark.parametrize("shape", [(24, 20), (7, 40), (16, 16), (1, 3), (130, 90)])
-def test_resize_equals_pillow(shape):
+def test_resize_equals_pillow(shape, interpolation):
     image = photo(*shape).astype(np.float32) / 255
-    ours = resize_bicubic(tf.constant(image), 16).numpy()
-    np.testing.assert_allclose(ours, slow_resize(image, 16), atol=2e-5)
+    ours = resize_image(tf.constant(image), 16, interpolation).numpy()
+    np.testing.assert_allclose(ours, slow_resize(image, 16, interpolation), atol=2e-5)
 
 
-def test_resize_matrix_equals_pillow_on_a_stretch():
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_resize_matrix_equals_pillow_on_a_stretch(interpolation):
     line = np.random.default_rng(1).random((40, 3)).astype(np.float32)
     start, length = np.array([0, 5, 12, 39]), np.array([40, 30, 9, 1])
-    rows = resize_matrix(tf.constant(start, tf.int32), tf.constant(length, tf.int32), 40, 16)
+    where = tf.constant(start, tf.int32), tf.constant(length, tf.int32)
+    rows = resize_matrix(*where, 40, 16, interpolation=interpolation)
     np.testing.assert_allclose(np.asarray(rows).sum(-1), 1, atol=1e-5)
     for n, (a, b) in enumerate(zip(start, length, strict=True)):
         stretch = np.repeat(line[a : a + b][None], 4, axis=0)
-        wanted = slow_resize(stretch, 16)[0]
+        wanted = slow_resize(stretch, 16, interpolation)[0]
         np.testing.assert_allclose(np.clip(rows[n] @ line, 0, 1), wanted, atol=2e-5)
 
 
@@ -129,15 +136,19 @@ def test_nearest_rows_takes_the_pixel_below_each_center():
         assert flipped.numpy().tolist() == wanted[::-1]
 
 
-def test_crop_resize_equals_pillow():
-    image = photo(40, 50)
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_crop_resize_equals_pillow(interpolation):
+    image, config = photo(40, 50), dataclasses.replace(PLAIN, interpolation=interpolation)
     for seed in range(6):
         drawn = draw(tf.constant([seed, 1]))
         top, left, h, w = slow_box(40, 50, drawn.numpy(), PLAIN)
         box = image[top : top + h, left : left + w].astype(np.float32) / 255
-        got, none = crop_resize(tf.constant(image), drawn, PLAIN)
+        wanted = slow_resize(box, 16, interpolation)
+        got, none = crop_resize(tf.constant(image), drawn, config)
         assert none is None
-        np.testing.assert_allclose(np.moveaxis(got.numpy(), 0, -1), slow_resize(box, 16), atol=2e-5)
+        np.testing.assert_allclose(np.moveaxis(got.numpy(), 0, -1), wanted, atol=2e-5)
+        [batched], _ = crop_resize_batch(tf.constant(image[None]), drawn[None], config)
+        np.testing.assert_allclose(batched, got, atol=2e-5)
 
 
 def test_evaluation_transform():
@@ -146,10 +157,18 @@ def test_evaluation_transform():
     np.testing.assert_allclose(squashed, slow_resize(image / 255, 20), atol=2e-5)
     assert squashed_mask.shape == (20, 20)
     assert squashed_mask[0, 0] == mask[1, 1]
-    centered = evaluation_transform(image, 20, resize="center_crop", crop_ratio=0.5)
-    np.testing.assert_allclose(centered, slow_resize(image[20:40, 10:30] / 255, 20), atol=2e-5)
+    # As torchvision does it: the shorter side to 21 / 0.7 = 30, then the central 21 pixels.
+    for interpolation in INTERPOLATIONS:
+        centered, centered_mask = evaluation_transform(
+            image, 21, "center_crop", 0.7, mask, interpolation
+        )
+        scaled = slow_resize(image / 255, (30, 45), interpolation)
+        np.testing.assert_allclose(centered, scaled[12:33, 4:25], atol=2e-5)
+    assert centered_mask[0, 0] == mask[int(12.5 * 4 / 3), int(4.5 * 4 / 3)]
     with pytest.raises(UserError, match="center_crop"):
         evaluation_transform(image, 20, resize="crop")
+    with pytest.raises(UserError, match="did you mean 'bilinear'"):
+        evaluation_transform(image, 20, interpolation="linear")
     with pytest.raises(UserError, match="crop_ratio"):
         evaluation_transform(image, 20, crop_ratio=0.0)
 
