@@ -135,8 +135,8 @@ def _usage(model: PretrainedModel) -> list[str]:
         f"Images of any size are resized to {side}x{side} (bicubic, antialiased, both sides on "
         "their own) and normalized inside. Masks are soft, in [0,1], 1 = hidden; occluded copies "
         "are in [0,1], with the data set's mean color where a mask hides. Files that cannot be "
-        "decoded have `ok` false and rows of zeros; the others are not affected. EXIF orientation "
-        "is ignored; of an animation the first picture is taken.",
+        "decoded have `ok` false and rows of zeros; the others are not affected. JPEG files are "
+        "turned upright by their EXIF orientation; of an animation the first picture is taken.",
         "",
         "```python",
         "import tensorflow as tf",

@@ -9,6 +9,11 @@ Preprocessing is inside. One signature takes one kind of input:
 | embed_bytes | bytes, string [B]: JPEG, PNG, GIF, BMP or WebP | features, ok [B] |
 | masks, masks_uint8, masks_bytes | the same three | masks [B,S,S,N], occluded [B,N,S,S,3] (, ok) |
 | classify, classify_uint8, classify_bytes | the same three | logits, probabilities [B,C] (, ok) |
+
+What `tf.saved_model.load` returns can also be called, with float or uint8 images [B,H,W,3]:
+`m(images)` and `m.features(images)` give features [B,D], `m.train(images)` the same with BatchNorm
+in training mode, `m.masks(images)` masks [B,S,S,N], `m.classify(images)` logits [B,C]. Images of
+side S are not resized, and only such calls compile under XLA.
 """
 
 import shutil
@@ -19,6 +24,7 @@ import numpy as np
 import tensorflow as tf
 
 from adios_tf.errors import UserError
+from adios_tf.exporting.orientation import orientation, upright
 from adios_tf.pretrained import ARCHITECTURE, PretrainedModel, architecture, weight_key
 
 Outputs = dict[str, tf.Tensor]
@@ -44,7 +50,8 @@ def decode(encoded: tf.Tensor, model: PretrainedModel) -> tuple[tf.Tensor, tf.Te
     """Decodes and resizes images of any size; a broken one does not harm the others.
 
     A decoder that fails ends the whole graph; within a tf.data pipeline it can be left out.
-    EXIF orientation is not looked at. Of an animation the first picture is taken.
+    JPEG files are turned upright as their EXIF orientation says. Of an animation the first
+    picture is taken.
 
     Args:
       encoded: string [B], whole files.
@@ -59,7 +66,7 @@ def decode(encoded: tf.Tensor, model: PretrainedModel) -> tuple[tf.Tensor, tf.Te
     def one(index: tf.Tensor, file: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         image = tf.io.decode_image(file, channels=3, expand_animations=False)
         image.set_shape([None, None, 3])
-        return index, model.resize(image[None])[0]
+        return index, model.resize(upright(image, orientation(file))[None])[0]
 
     files = tf.data.Dataset.from_tensor_slices((tf.range(count), encoded))
     found = files.map(one, num_parallel_calls=tf.data.AUTOTUNE).ignore_errors()
@@ -137,14 +144,50 @@ def _zero_unless(ok: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
     return tf.where(keep, values, tf.zeros_like(values))
 
 
-class _Weights(tf.Module):
-    """Holds the variables that the signatures read, under names that can be found again."""
+class _Servable(tf.__internal__.tracking.AutoTrackable):
+    """What a SavedModel is once loaded: the variables, and the functions that call the model.
+
+    Not a `tf.Module`, whose `trainable_variables` is a property and does not outlive the saving.
+    Only the encoder's weights count as trainable, as in `PretrainedModel`.
+    """
 
     def __init__(self, model: PretrainedModel):
-        super().__init__(name="adios")
+        super().__init__()
         for part, network in model.parts().items():
             for index, weight in enumerate(network.weights):
                 setattr(self, weight_key(part, index), weight.value)
+        self.trainable_variables = [v.value for v in model.encoder.trainable_variables]
+        self.variables = [v.value for v in model.encoder.weights]
+
+        def encode(training: bool) -> Callable[[tf.Tensor], tf.Tensor]:
+            return lambda x: model.encoder(model.normalize(x), training=training)
+
+        calls = {"features": encode(False), "train": encode(True)}
+        if model.masker is not None:
+            calls["masks"] = lambda x: model.masker(model.normalize(x), training=False)
+        if model.classifier is not None:
+            calls["classify"] = lambda x: model.classifier(calls["features"](x), training=False)
+        for name, call in calls.items():
+            setattr(self, name, self._callable(model, call))
+        self.__call__ = self.features
+
+    @staticmethod
+    def _callable(
+        model: PretrainedModel, call: Callable[[tf.Tensor], tf.Tensor]
+    ) -> tf.types.experimental.GenericFunction:
+        def prepared(images: tf.Tensor) -> tf.Tensor:
+            if not images.dtype.is_integer:
+                images = checked(images)
+            return call(model.resize(images))
+
+        function = tf.function(prepared, autograph=False)
+        # Loading tries the traces in this order: images of side S first, without the resizing,
+        # which XLA cannot compile.
+        side = model.image_size
+        for size in (side, None):
+            for dtype in (tf.float32, tf.uint8):
+                function.get_concrete_function(tf.TensorSpec([None, size, size, 3], dtype))
+        return function
 
 
 def without_targets(model: PretrainedModel) -> PretrainedModel:
@@ -180,7 +223,8 @@ def save_model(model: PretrainedModel, out: Path | str) -> Path:
     fresh = out.with_name(out.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     try:
-        tf.saved_model.save(_Weights(model), str(fresh), signatures(model))
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=True)
+        tf.saved_model.save(_Servable(model), str(fresh), signatures(model), options)
         beside = fresh / ARCHITECTURE
         beside.parent.mkdir(exist_ok=True)
         beside.write_text(architecture(model))

@@ -224,3 +224,78 @@ def test_saved_model_cli_shows_and_runs_it(exported, small, tmp_path):
     subprocess.run([cli, "run", "--dir", exported, *what, *inputs], check=True, capture_output=True)
     features = np.load(tmp_path / "features.npy")
     np.testing.assert_allclose(features, small.features(images), atol=1e-5)
+
+
+def test_a_loaded_export_is_callable(small, exported):
+    """m(x), m.features, m.masks, m.classify: float or uint8, of any size; gradients; XLA."""
+    m, images = tf.saved_model.load(exported), some_images()
+    square = some_images(shape=(SIDE, SIDE)).astype("f4") / 255
+    for batch in (images, images.astype("f4") / 255, square):
+        expected = small.features(batch)
+        for call in (m, m.features):
+            np.testing.assert_allclose(call(batch), expected, atol=1e-5)
+        np.testing.assert_allclose(m.masks(batch), small.masks(batch), atol=1e-5)
+        np.testing.assert_allclose(m.classify(batch), small.classifier(expected), atol=1e-5)
+    compiled = tf.function(m.features, jit_compile=True)
+    np.testing.assert_allclose(compiled(tf.constant(square)), small.features(square), atol=1e-4)
+    assert len(m.trainable_variables) == len(small.encoder.trainable_variables)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(m(images) ** 2)
+    gradients = tape.gradient(loss, m.trainable_variables)
+    assert all(np.abs(gradient).max() > 0 for gradient in gradients)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"must be in \[0,1\]"):
+        m(255 * square)
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_an_export_is_a_keras_layer(exported, trainable):
+    """Frozen or trained, with BatchNorm in training mode, under an optimizer with slots."""
+    layer = keras.layers.TFSMLayer(
+        str(exported), call_endpoint="features", call_training_endpoint="train", trainable=trainable
+    )
+    for weight in layer.weights:  # as docs/export.md says
+        weight._path = weight.path.replace(":0", "")
+    head = keras.layers.Dense(3)
+    model = keras.Sequential([keras.Input((SIDE, SIDE, 3)), layer, head])
+    optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    before = [weight.numpy() for weight in layer.trainable_weights]
+    assert len(before) == (12 if trainable else 0)
+    x = some_images(shape=(SIDE, SIDE)).astype("f4") / 255
+    model.fit(x, np.arange(3), epochs=2, verbose=0)
+    for old, new in zip(before, layer.trainable_weights, strict=True):
+        assert not np.array_equal(old, new.numpy())
+
+
+@pytest.mark.parametrize("order", ["II", "MM"])
+@pytest.mark.parametrize("value", range(1, 9))
+def test_jpeg_files_are_turned_upright(exported, value, order):
+    """As Pillow turns them, whatever the byte order and however many segments stand before."""
+    import io
+
+    from PIL import Image, ImageOps
+
+    exif = Image.Exif()
+    exif.endian = "<" if order == "II" else ">"
+    exif[0x010F], exif[0x0112], exif[0x0131] = "maker", value, "program"
+    buffer = io.BytesIO()
+    picture = Image.fromarray(some_images(1, (24, 40))[0])
+    picture.save(buffer, "JPEG", exif=exif, comment=b"before", quality=95)
+    file = buffer.getvalue()
+    decoded = Image.fromarray(tf.io.decode_jpeg(file, 3).numpy())
+    decoded.getexif()[0x0112] = value
+    expected = np.asarray(ImageOps.exif_transpose(decoded))
+    m = tf.saved_model.load(exported)
+    found = m.signatures["embed_bytes"](bytes=tf.constant([file]))
+    assert found["ok"].numpy().all()
+    np.testing.assert_allclose(found["features"], m.features(expected[None]), atol=1e-5)
+
+
+def test_damaged_exif_is_no_orientation():
+    from adios_tf.exporting.orientation import orientation
+
+    rng = np.random.default_rng(0)
+    head = b"\xff\xd8\xff\xe1\x00\x40Exif\x00\x00II*\x00\x08\x00\x00\x00\xff\xff"
+    files = [b"", b"\xff", b"\xff\xd8", head, head[:14], head + rng.bytes(2000), rng.bytes(99)]
+    for file in files:
+        assert 1 <= int(orientation(tf.constant(file))) <= 8
