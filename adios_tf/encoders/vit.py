@@ -3,12 +3,14 @@
 Written in plain Keras layers. keras-cv's PatchingAndEmbedding and TransformerEncoder have the
 same weights, but hard-wire the tanh form of GELU (official weights would give other features),
 create layers inside `call` that follow the process's precision policy and not the model's,
-and warn of unbuilt state on every reload.
+and warn of unbuilt state on every reload. Keras's MultiHeadAttention keeps query, key and value
+apart; timm has one tensor, which is one weight to LARS (one norm) and has a 1-D bias.
 """
 
 import keras
 
 from adios_tf.errors import UserError
+from adios_tf.nets.initializers import torch_bias, torch_kernel
 from adios_tf.serialization import serializable
 
 _EPSILON = 1e-6
@@ -18,7 +20,7 @@ _EPSILON = 1e-6
 class ClassTokenAndPositions(keras.layers.Layer):
     """Puts a learned class token before the patches and adds a learned position to each.
 
-    [B, T, D] -> [B, T + 1, D]. Both are drawn from N(0, 0.02), cut off at two deviations.
+    [B, T, D] -> [B, T + 1, D]. Both are drawn from N(0, 0.02).
     """
 
     def build(self, input_shape: tuple[int | None, int, int]) -> None:
@@ -60,8 +62,9 @@ def build_vit(
 
     Pre-norm blocks with a perceptron of 4 x width and exact GELU, no dropout, LayerNorm epsilon
     1e-6, a final LayerNorm (Dosovitskiy et al., arXiv 2010.11929; sizes Tiny and Small of DeiT,
-    arXiv 2012.12877). Initial weights: N(0, 0.02) cut off at two deviations, biases 0, as in
-    timm; the patch convolution is drawn likewise.
+    arXiv 2012.12877). Weights, names aside, are those of timm 0.5.4, and start as there: N(0,
+    0.02), which timm cuts at +-2, a hundred deviations; biases 0; the patch convolution's kernel
+    and bias as PyTorch's default.
 
     Raises:
       UserError: the side is no multiple of the patch.
@@ -74,7 +77,12 @@ def build_vit(
         )
     inputs = keras.Input((image_size, image_size, in_channels), name="image")
     x = keras.layers.Conv2D(
-        width, patch, strides=patch, kernel_initializer=_draw(), name="patch_embedding"
+        width,
+        patch,
+        strides=patch,
+        kernel_initializer=torch_kernel(),
+        bias_initializer=torch_bias(patch**2 * in_channels),
+        name="patch_embedding",
     )(inputs)
     x = keras.layers.Reshape(((image_size // patch) ** 2, width), name="patches")(x)
     x = ClassTokenAndPositions(name="tokens")(x)
@@ -87,11 +95,13 @@ def build_vit(
 
 def _block(x: keras.KerasTensor, heads: int, label: str) -> keras.KerasTensor:
     """Attention and perceptron, each normalized before and added to what came in."""
-    width = x.shape[-1]
+    tokens, width = x.shape[1:]
     y = keras.layers.LayerNormalization(epsilon=_EPSILON, name=f"{label}_norm1")(x)
-    y = keras.layers.MultiHeadAttention(
-        heads, width // heads, kernel_initializer=_draw(), name=f"{label}_attention"
-    )(y, y)
+    y = keras.layers.Dense(3 * width, kernel_initializer=_draw(), name=f"{label}_qkv")(y)
+    y = keras.layers.Reshape((tokens, 3, heads, width // heads), name=f"{label}_heads")(y)
+    y = keras.ops.dot_product_attention(y[:, :, 0], y[:, :, 1], y[:, :, 2])
+    y = keras.layers.Reshape((tokens, width), name=f"{label}_heard")(y)
+    y = keras.layers.Dense(width, kernel_initializer=_draw(), name=f"{label}_proj")(y)
     x = keras.layers.Add(name=f"{label}_add1")([x, y])
     y = keras.layers.LayerNormalization(epsilon=_EPSILON, name=f"{label}_norm2")(x)
     y = keras.layers.Dense(4 * width, kernel_initializer=_draw(), name=f"{label}_mlp1")(y)
@@ -101,4 +111,4 @@ def _block(x: keras.KerasTensor, heads: int, label: str) -> keras.KerasTensor:
 
 
 def _draw() -> keras.initializers.Initializer:
-    return keras.initializers.TruncatedNormal(stddev=0.02)
+    return keras.initializers.RandomNormal(stddev=0.02)

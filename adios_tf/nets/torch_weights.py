@@ -3,8 +3,7 @@
 Every variable of ours has one official name. Arrays come in two layouts: "torch" as in a
 checkpoint (convolutions OIHW, matrices (out, in)), and "keras", the same plainly transposed
 (HWIO, (in, out)), as the golden files have them. Beyond the transposition, the U-Net's flat
-bottleneck is ordered C,H,W there and H,W,C here, and a ViT's query, key and value are one
-matrix there and three tensors here.
+bottleneck is ordered C,H,W there and H,W,C here.
 """
 
 import re
@@ -38,11 +37,10 @@ def _same(array: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Entry:
-    """One variable of ours and the official array that it is, or is a part of.
+    """One variable of ours and the official array that it is.
 
     `to_keras` turns the official array in "keras" layout into the variable's value, and
-    `from_keras` turns it back. A part is taken along the official array's outputs: of the
-    entries that share a name, the values put together in order are the official array.
+    `from_keras` turns it back.
     """
 
     official_name: str
@@ -51,7 +49,7 @@ class Entry:
     from_keras: Change = _same
 
     def to_torch(self, value: np.ndarray) -> np.ndarray:
-        """The official array, or this entry's part of it, in "torch" layout."""
+        """The official array in "torch" layout."""
         return np.ascontiguousarray(to_torch_layout(self.from_keras(value)))
 
     def from_torch(self, array: np.ndarray) -> np.ndarray:
@@ -120,29 +118,29 @@ def weights_from_official(
     """
     if kind == "resnet":
         _refuse_keras_padding(model)
-    groups = _by_name(official_mapping(model, kind, prefix))
-    missing = sorted(set(groups) - set(arrays))
+    entries = {e.official_name: e for e in official_mapping(model, kind, prefix)}
+    missing = sorted(set(entries) - set(arrays))
     if missing:
         raise UserError(
             f"{len(missing)} official weights of the {kind} are missing, {missing[0]} among them: "
             "is the architecture right?"
         )
     values = []
-    for name, entries in groups.items():
+    for name, entry in entries.items():
         array = np.asarray(arrays[name])
         if layout == "keras":
             array = to_torch_layout(array)
         # Compared before the change, which cannot be made to an array of another shape.
-        expected = _assemble(entries, lambda v: np.empty(v.shape, np.uint8)).shape
+        expected = entry.to_torch(np.empty(entry.variable.shape, np.uint8)).shape
         if array.shape != expected:
             raise UserError(
                 f"official weight {name} has shape {array.shape}, the {kind} needs {expected}: "
                 "is the architecture right?"
             )
-        values += [(entry.variable, entry.from_torch(array)) for entry in entries]
+        values.append((entry.variable, entry.from_torch(array)))
     for variable, value in values:
         variable.assign(value)
-    return set(groups) | (_counters(groups) & set(arrays))
+    return set(entries) | (_counters(entries) & set(arrays))
 
 
 def weights_to_official(
@@ -155,22 +153,11 @@ def weights_to_official(
     Raises:
       UserError: the model is not of that kind.
     """
-    groups = _by_name(official_mapping(model, kind, prefix))
-    arrays = {name: _assemble(e, keras.ops.convert_to_numpy) for name, e in groups.items()}
+    arrays = {
+        e.official_name: e.to_torch(keras.ops.convert_to_numpy(e.variable))
+        for e in official_mapping(model, kind, prefix)
+    }
     return arrays | {name: np.zeros((), np.int64) for name in _counters(arrays)}
-
-
-def _by_name(mapping: list[Entry]) -> dict[str, list[Entry]]:
-    groups: dict[str, list[Entry]] = {}
-    for entry in mapping:
-        groups.setdefault(entry.official_name, []).append(entry)
-    return groups
-
-
-def _assemble(entries: list[Entry], value: Callable[[keras.Variable], np.ndarray]) -> np.ndarray:
-    """The official array in "torch" layout whose parts are the `value` of these variables."""
-    parts = [entry.to_torch(value(entry.variable)) for entry in entries]
-    return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
 def _counters(names: Iterable[str]) -> set[str]:
@@ -254,6 +241,16 @@ def _resnet(model: keras.Model) -> Iterator[Entry]:
             yield from _layer(layer, f"layer{int(stack) + 1}.{int(block) - 1}.{name}")
 
 
+_BLOCK = {
+    "norm1": "norm1",
+    "qkv": "attn.qkv",
+    "proj": "attn.proj",
+    "norm2": "norm2",
+    "mlp1": "mlp.fc1",
+    "mlp2": "mlp.fc2",
+}
+
+
 def _vit(model: keras.Model) -> Iterator[Entry]:
     for layer in model.layers:
         block = re.fullmatch(r"block_(\d+)_(\w+)", layer.name)
@@ -264,31 +261,13 @@ def _vit(model: keras.Model) -> Iterator[Entry]:
             yield Entry("pos_embed", layer.positions)
         elif layer.name == "norm":
             yield from _layer(layer, "norm")
-        elif block and block[2] == "attention":
-            yield from _attention(layer, f"blocks.{block[1]}.attn")
-        elif block:
-            names = {"norm1": "norm1", "norm2": "norm2", "mlp1": "mlp.fc1", "mlp2": "mlp.fc2"}
-            yield from _layer(layer, f"blocks.{block[1]}.{names.get(block[2])}")
-
-
-def _attention(layer: keras.layers.MultiHeadAttention, name: str) -> Iterator[Entry]:
-    heads, width = layer.num_heads, layer.num_heads * layer.key_dim
-    shape = {"kernel": (width, heads, -1), "bias": (heads, -1)}
-    for official, attribute in (("weight", "kernel"), ("bias", "bias")):
-        for i, dense in enumerate((layer.query_dense, layer.key_dense, layer.value_dense)):
-            yield Entry(
-                f"{name}.qkv.{official}",
-                getattr(dense, attribute),
-                lambda a, i=i, s=shape[attribute]: np.split(a, 3, -1)[i].reshape(s),
-                lambda a, r=2 if attribute == "kernel" else 1: a.reshape((width, -1)[:r]),
+        elif isinstance(layer, keras.layers.MultiHeadAttention):
+            raise UserError(
+                f"encoder {model.name} was saved by an earlier version, with query, key and value "
+                "apart, which has no official form: evaluate it as it is, or pretrain it anew"
             )
-    yield Entry(
-        f"{name}.proj.weight",
-        layer.output_dense.kernel,
-        lambda a: a.reshape(heads, -1, width),
-        lambda a: a.reshape(width, width),
-    )
-    yield Entry(f"{name}.proj.bias", layer.output_dense.bias)
+        elif block and block[2] in _BLOCK:
+            yield from _layer(layer, f"blocks.{block[1]}.{_BLOCK[block[2]]}")
 
 
 def _head(model: keras.Model) -> Iterator[Entry]:

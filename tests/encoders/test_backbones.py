@@ -3,10 +3,12 @@ import socket
 import keras
 import numpy as np
 import pytest
+from scipy import stats
 
 from adios_tf.encoders import BACKBONES, as_encoder, build_encoder
 from adios_tf.encoders.vit import build_vit
 from adios_tf.errors import UserError
+from adios_tf.nets.torch_weights import weights_to_official
 
 # Trainable and running numbers together, of the published networks without their classifiers.
 PUBLISHED = {
@@ -78,6 +80,33 @@ def test_parameters_of_the_published_network(name):
 @pytest.mark.parametrize("name", PUBLISHED_LARGE)
 def test_parameters_of_the_larger_published_networks(name):
     assert build_encoder(name, 96).count_params() == PUBLISHED_LARGE[name]
+
+
+def test_vit_starts_with_the_weights_of_timm():
+    """Each tensor of ViT-Tiny at 96 pixels, at a level of 0.001 divided by their number.
+
+    timm 0.5.4 draws N(0, 0.02) (cut at +-2: never), and PyTorch's U(-a, a) with a = 1/sqrt(fan in)
+    for the patches; biases are 0, scales 1. The mean by a z-test, the deviation by the normal
+    approximation of the variance's spread, both from the drawn law's moments; the range exactly
+    for the uniform ones, and below 7 deviations for the others.
+    """
+    keras.utils.set_random_seed(0)
+    weights = weights_to_official(build_encoder("vit_tiny", 96), "vit", prefix="")
+    limit = stats.norm.isf(1e-3 / 2 / (2 * len(weights)))
+    for name, array in weights.items():
+        if "patch_embed" in name:
+            edge, kurtosis = 1 / np.sqrt(3 * 16 * 16), 9 / 5
+            deviation = edge / np.sqrt(3)
+            assert 0.98 * edge < np.abs(array).max() <= edge, name
+        elif name.endswith("bias") or "norm" in name:
+            np.testing.assert_array_equal(array, float("norm" in name and "weight" in name))
+            continue
+        else:
+            deviation, kurtosis = 0.02, 3
+            assert 2.3 * deviation < np.abs(array).max() < 7 * deviation, name
+        assert abs(array.mean()) < limit * deviation / np.sqrt(array.size), name
+        spread = np.sqrt((kurtosis - 1) / array.size) * deviation**2
+        assert abs((array**2).mean() - deviation**2) < limit * spread, name
 
 
 def test_parameters_of_vit_tiny_at_224():

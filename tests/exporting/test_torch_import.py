@@ -73,7 +73,7 @@ def test_features_projections_and_masks_are_the_official_ones(imported, golden_f
         images = g["x"] * np.float32(model.info["std"]) + np.float32(model.info["mean"])
         assert_relative(model.features(images), g[f"{method}/feats"])
         assert not done.fresh
-    assert done.homeless == ()
+    assert done.unmatched == ()
 
 
 def test_there_and_back_is_exact(imported, tmp_path):
@@ -148,7 +148,7 @@ def test_vit_with_momentum_networks(tmp_path, vit_state):
     state = vit_state | {"momentum_classifier.weight": np.ones((2, 2), np.float32)}
     file, args = written(tmp_path, state, VIT, optimizer_states=[{}])
     done = import_torch(file, tmp_path / "run", args)
-    assert done.homeless == ("momentum_classifier.weight",)
+    assert done.unmatched == ("momentum_classifier.weight",)
     assert done.left == ("optimizer_states",)
     model = pretrained.load(tmp_path / "run")
     assert model.info["masking"] == "adversarial_one"
@@ -178,7 +178,7 @@ def test_moco_layout(tmp_path, head):
     file = tmp_path / "moco.pth.tar"
     write_torch_checkpoint(file, {"arch": "resnet18", "epoch": 5, "state_dict": state})
     done = import_torch(file, tmp_path / "run", image_size=64, dataset="imagenet100")
-    assert done.homeless == tuple(queue)
+    assert done.unmatched == tuple(queue)
     model = pretrained.load(tmp_path / "run")
     assert model.info["objective"] == "moco"
     images = rng.normal(size=(2, 64, 64, 3)).astype("f4")

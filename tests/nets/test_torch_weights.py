@@ -139,6 +139,14 @@ def test_other_models_are_refused():
         official_mapping(build_unet(32, 3, base=8), "u-net")
 
 
+def test_a_vit_of_earlier_versions_has_no_official_form():
+    """Such a file reloads, as plain Keras layers do; only its weights cannot be handed over."""
+    inputs = keras.Input((4, 6))
+    attended = keras.layers.MultiHeadAttention(2, 3, name="block_0_attention")(inputs, inputs)
+    with pytest.raises(UserError, match="saved by an earlier version"):
+        weights_to_official(keras.Model(inputs, attended, name="vit_tiny"), "vit")
+
+
 def test_entries_take_golden_layout_and_torch_layout():
     unet = build_unet(32, 3, base=8)
     randomize(unet)
