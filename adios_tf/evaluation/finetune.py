@@ -1,9 +1,11 @@
 """Fine-tuning of the whole encoder, with all labels or with a few.
 
-The official ADIOS code keeps BatchNorm in inference mode while it fine-tunes
-(`batchnorm="frozen"` here); the default lets the statistics follow the new data.
-Departures: Keras's decoupled weight decay, no LARS, a head that starts from zero.
+The defaults depart from the official ADIOS code: BatchNorm's statistics follow the new data,
+weight decay is decoupled, there is no LARS, the rate changes with every step, and the head starts
+from zero. `--protocol_preset=adios` is the official protocol.
 """
+
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -11,8 +13,13 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from adios_tf.errors import UserError
+from adios_tf.evaluation.heads import Head, first_head
+from adios_tf.optimizers import build_optimizer
+from adios_tf.registry import unknown_name
+from adios_tf.schedules import WarmupCosine
 
 BATCHNORM = ("train", "frozen")
+TUNERS = ("sgdw", "sgd", "lars")
 
 
 class _Progress(keras.callbacks.Callback):
@@ -38,20 +45,29 @@ class Classifier(keras.Model):
       classes: C.
       batchnorm: "train" uses and updates batch statistics in training; "frozen" keeps the
         encoder in inference mode, with the statistics of pretraining.
+      head: first weights, see `first_head`; zeros favor no class and depend on no seed.
+      seed: of the first weights.
 
     Raises:
-      UserError: another `batchnorm`.
+      UserError: another `batchnorm` or `head`.
     """
 
-    def __init__(self, encoder: keras.Model, classes: int, batchnorm: str = "train"):
+    def __init__(
+        self,
+        encoder: keras.Model,
+        classes: int,
+        batchnorm: str = "train",
+        head: Head = "zeros",
+        seed: int = 0,
+    ):
         super().__init__()
         if batchnorm not in BATCHNORM:
             raise UserError(f"batchnorm {batchnorm!r}: choose one of {', '.join(BATCHNORM)}")
         encoder.trainable = True
         self.encoder = encoder
-        # From zero the first logits do not depend on any seed, and no class is favored.
-        self.head = keras.layers.Dense(classes, kernel_initializer="zeros", dtype="float32")
+        self.head = keras.layers.Dense(classes, dtype=keras.config.floatx())
         self.head.build(encoder.output_shape)
+        self.head.set_weights(first_head(head, encoder.output_shape[-1], classes, seed))
         self.built = True
         self._follows = batchnorm == "train"
 
@@ -73,39 +89,64 @@ def fine_tune(
     momentum: float = 0.9,
     batchnorm: str = "train",
     progress: bool = True,
+    *,
+    optimizer: str = "sgdw",
+    eta: float = 0.001,
+    clip: bool = False,
+    per_epoch: bool = False,
+    head: Head = "zeros",
+    seed: int = 0,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> Classifier:
-    """Trains all layers with SGD, linear warm-up from 0, then cosine to 0.
+    """Trains all layers with momentum, linear warm-up from 0, then cosine to 0.
 
     Args:
       encoder: images -> features [B,D]; changed in place.
-      batches: (normalized images [B,S,S,3], labels [B]), epochs * steps times.
+      batches: (normalized images [B,S,S,3], labels), epochs * steps times; labels are [B] int,
+        or [B,C] of 0 and 1 where an image has several.
       steps: batches per epoch.
       classes: C.
-      epochs, learning_rate, warmup_epochs, weight_decay, momentum: of SGD; biases and norms
-        do not decay.
-      batchnorm: see `Classifier`.
+      epochs, learning_rate, warmup_epochs, momentum: of the optimizer.
+      weight_decay: of the optimizer; biases and norms do not decay, except with "sgd".
+      batchnorm, head, seed: see `Classifier`.
       progress: shows a bar when it takes longer than two seconds.
+      optimizer: "sgdw", Keras's SGD with decoupled weight decay; "sgd", PyTorch's; or "lars".
+      eta, clip: of LARS.
+      per_epoch: the rate is constant within an epoch, and the first epoch of a warm-up has rate
+        0 and changes nothing, as in ADIOS (`WarmupCosine`).
+      callbacks: further callbacks of `fit`.
 
     Returns:
       The trained model, images -> logits [B,C].
 
     Raises:
-      UserError: a loss of NaN, no batch in an epoch, or an unknown `batchnorm`.
+      UserError: a loss of NaN, no batch in an epoch, an unknown name, or with `per_epoch` a
+        warm-up that is as long as the training.
     """
     if steps < 1:
         raise UserError("no batch to fine-tune on: fewer labeled images than one batch")
-    model = Classifier(encoder, classes, batchnorm)
-    warmup = round(min(warmup_epochs, epochs / 2) * steps)
-    rate = keras.optimizers.schedules.CosineDecay(
-        0.0 if warmup else learning_rate,
-        max(1, epochs * steps - warmup),
-        warmup_target=learning_rate if warmup else None,
-        warmup_steps=warmup,
-    )
-    optimizer = keras.optimizers.SGD(rate, momentum=momentum, weight_decay=weight_decay)
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer, loss)
+    model = Classifier(encoder, classes, batchnorm, head, seed)
+    if per_epoch:
+        rate = WarmupCosine(learning_rate, epochs, steps, int(warmup_epochs), warmup_start=0.0)
+    else:
+        warmup = round(min(warmup_epochs, epochs / 2) * steps)
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0 if warmup else learning_rate,
+            max(1, epochs * steps - warmup),
+            warmup_target=learning_rate if warmup else None,
+            warmup_steps=warmup,
+        )
+    if optimizer not in TUNERS:
+        raise unknown_name("optimizer", optimizer, TUNERS)
+    if optimizer == "sgdw":
+        rule = keras.optimizers.SGD(rate, momentum=momentum, weight_decay=weight_decay)
+        rule.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    else:
+        rule = build_optimizer(optimizer, rate, weight_decay, momentum, eta, clip)
+    several = batches.element_spec[1].shape.rank == 2
+    losses = keras.losses
+    kind = losses.BinaryCrossentropy if several else losses.SparseCategoricalCrossentropy
+    model.compile(rule, kind(from_logits=True))
     with tqdm(desc="fine-tune", total=epochs * steps, delay=2, disable=not progress) as bar:
         model.fit(
             batches,
@@ -113,6 +154,6 @@ def fine_tune(
             steps_per_epoch=steps,
             shuffle=False,
             verbose=0,
-            callbacks=[_Progress(bar)],
+            callbacks=[_Progress(bar), *callbacks],
         )
     return model

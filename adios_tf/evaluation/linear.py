@@ -8,28 +8,29 @@ from train, never on test data.
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from adios_tf.errors import UserError
-from adios_tf.evaluation.defaults import LEARNING_RATES, STRENGTHS
+from adios_tf.evaluation.defaults import LEARNING_RATES, REPORTS, STRENGTHS
+from adios_tf.evaluation.heads import Head
 from adios_tf.evaluation.metrics import rank_classes, top_accuracy
+from adios_tf.evaluation.probe_bank import Batches, ProbeBank, shuffled_batches
 from adios_tf.evaluation.splits import split_validation
 from adios_tf.evaluation.validation import checked_pair
+from adios_tf.registry import unknown_name
 
 # Up to so many numbers the solver works in float64: then it stops at the optimum, not at the
 # noise of float32. Up to so many products one thread is faster than BLAS waiting for several
 # (a hundred times so on a busy machine).
 _DOUBLE_SIZE = 2**27
 _ONE_THREAD_SIZE = 2**30
-
-Batches = Callable[[int], Iterable[tuple[np.ndarray, np.ndarray]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +77,11 @@ class Standardizer:
         scale = features.std(axis=0, dtype=np.float64)
         scale = np.where(scale > 1e-6 * scale.max(), scale, 1.0)
         return cls(mean.astype(np.float32), scale.astype(np.float32))
+
+    @classmethod
+    def none(cls, dim: int) -> "Standardizer":
+        """Leaves features [n,dim] as they are."""
+        return cls(np.zeros(dim, np.float32), np.ones(dim, np.float32))
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         return (features - self.mean) / self.scale
@@ -174,100 +180,6 @@ def logistic_probe(
     )
 
 
-class ProbeBank:
-    """Linear classifiers with one learning rate each, trained at once on the same batches.
-
-    Args:
-      dim: feature width D.
-      classes: C.
-      learning_rates: L of them.
-      momentum: of SGD (no Nesterov, no weight decay; as in the papers' linear evaluation).
-    """
-
-    def __init__(
-        self, dim: int, classes: int, learning_rates: Sequence[float], momentum: float = 0.9
-    ):
-        if not learning_rates or min(learning_rates) <= 0:
-            raise UserError(f"learning rates {tuple(learning_rates)}: give numbers above 0")
-        self.learning_rates = tuple(learning_rates)
-        self._momentum = momentum
-        shape = (len(self.learning_rates), dim, classes)
-        self._kernel, self._bias = tf.Variable(tf.zeros(shape)), tf.Variable(tf.zeros(shape[::2]))
-        self._speeds = [tf.Variable(tf.zeros_like(v)) for v in (self._kernel, self._bias)]
-
-    @tf.function(reduce_retracing=True)
-    def _logits(self, features: tf.Tensor) -> tf.Tensor:
-        return tf.einsum("bd,ldc->lbc", features, self._kernel) + self._bias[:, None]
-
-    @tf.function(reduce_retracing=True)
-    def _step(self, features: tf.Tensor, labels: tf.Tensor, factor: tf.Tensor) -> None:
-        wanted = tf.one_hot(labels, self._bias.shape[1])
-        error = tf.nn.softmax(self._logits(features)) - wanted
-        error /= tf.cast(tf.shape(features)[0], tf.float32)
-        gradients = (tf.einsum("bd,lbc->ldc", features, error), tf.reduce_sum(error, axis=1))
-        rates = factor * tf.constant(self.learning_rates, tf.float32)
-        for weight, speed, gradient in zip(
-            (self._kernel, self._bias), self._speeds, gradients, strict=True
-        ):
-            speed.assign(self._momentum * speed + gradient)
-            weight.assign_sub(tf.reshape(rates, [-1] + [1] * (weight.shape.rank - 1)) * speed)
-
-    def fit(
-        self,
-        batches: Batches,
-        epochs: int = 100,
-        decay_epochs: Sequence[int] = (60, 80),
-        decay: float = 0.1,
-        progress: bool = True,
-    ) -> "ProbeBank":
-        """Trains; `batches(epoch)` yields (features [B,D], labels [B]) of that epoch."""
-        for epoch in tqdm(range(epochs), "linear probe", delay=2, disable=not progress):
-            factor = tf.constant(decay ** sum(epoch >= at for at in decay_epochs), tf.float32)
-            for features, labels in batches(epoch):
-                self._step(tf.convert_to_tensor(features), tf.convert_to_tensor(labels), factor)
-        return self
-
-    def weights(self, which: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns kernel [D,C] and bias [C] of the classifier number `which`."""
-        return self._kernel[which].numpy(), self._bias[which].numpy()
-
-    def scores(self, features: np.ndarray, which: int) -> np.ndarray:
-        """Returns logits [Q,C] of the classifier number `which`."""
-        kernel, bias = self.weights(which)
-        return features @ kernel + bias
-
-    def accuracies(self, features: np.ndarray, labels: np.ndarray) -> dict[float, float]:
-        """Returns {learning rate: top-1 accuracy}; 0 for one that diverged."""
-        found = {}
-        for which, rate in enumerate(self.learning_rates):
-            scores = self.scores(features, which)
-            right = top_accuracy(rank_classes(scores, 1), labels)
-            found[rate] = right if np.isfinite(scores).all() else 0.0
-        return found
-
-    def best(self, features: np.ndarray, labels: np.ndarray) -> tuple[int, dict[float, float]]:
-        """Returns the number of the best classifier on validation data, and all accuracies."""
-        found = self.accuracies(features, labels)
-        chosen = max(found, key=found.get)
-        if not found[chosen]:
-            raise UserError("every learning rate of the probe diverged: give smaller ones")
-        return self.learning_rates.index(chosen), found
-
-
-def shuffled_batches(
-    features: np.ndarray, labels: np.ndarray, batch_size: int, seed: int
-) -> Batches:
-    """Returns `batches(epoch)` over cached features, in an order set by (seed, epoch)."""
-
-    def batches(epoch: int) -> Iterable[tuple[np.ndarray, np.ndarray]]:
-        order = np.random.default_rng([seed, epoch]).permutation(len(features))
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            yield features[rows], labels[rows]
-
-    return batches
-
-
 def sgd_probe(
     train_features: np.ndarray,
     train_labels: np.ndarray,
@@ -281,6 +193,16 @@ def sgd_probe(
     seed: int = 0,
     batches: Callable[[np.ndarray, Standardizer], Batches] | None = None,
     progress: bool = True,
+    *,
+    optimizer: str = "sgd",
+    weight_decay: float = 0.0,
+    eta: float = 0.001,
+    clip: bool = False,
+    head: Head = "zeros",
+    standardize: bool = True,
+    drop_last: bool = False,
+    report: str = "last",
+    on_epoch: Callable[[int, ProbeBank], None] | None = None,
 ) -> ProbeResult:
     """A linear classifier trained by SGD with momentum, several learning rates at once.
 
@@ -288,7 +210,8 @@ def sgd_probe(
 
     Args:
       train_features, test_features: [n,D], [Q,D] float, of images without augmentation.
-      train_labels, test_labels: [n], [Q] int; test labels only say how many classes there are.
+      train_labels, test_labels: [n], [Q] int; test labels only say how many classes there are,
+        unless `report` is "best".
       learning_rates: candidates; with a single one all of train is trained on.
       epochs, decay_epochs: passes over train, and after which the rate falls to a tenth.
       batch_size: B.
@@ -296,33 +219,69 @@ def sgd_probe(
       batches: makes the training batches from (train rows [m], standardizer): how the
         augmented variant brings its own features. Default: the cached features.
       progress: shows a bar when it takes longer than two seconds.
+      optimizer, weight_decay, eta, clip, head: see `ProbeBank`.
+      standardize: shift and scale features by train statistics; False takes them as they are,
+        as the official implementations do.
+      drop_last: leave an incomplete last batch of an epoch out, as ADIOS does.
+      report: the classifier of the "last" epoch, or the "best" on test data, as MixMask's
+        program does; the best is too good, since it is chosen on what it is measured on.
+      on_epoch: see `ProbeBank.fit`.
 
     Raises:
-      UserError: missing labels, one class only, NaN features, rates that all diverge.
+      UserError: missing labels, one class only, NaN features, rates that all diverge, no whole
+        batch, or several rates and the best epoch.
     """
-    train_features, train_labels, test_features, _, classes = checked_pair(
+    train_features, train_labels, test_features, test_labels, classes = checked_pair(
         train_features, train_labels, test_features, test_labels
     )
+    if report not in REPORTS:
+        raise unknown_name("report", report, REPORTS)
+    if report == "best" and len(learning_rates) > 1:
+        raise UserError("the best epoch on test data needs a single learning rate: name one")
     if len(learning_rates) > 1:
         rows, held = split_validation(train_labels, validation_fraction, seed)
     else:
         rows, held = np.arange(len(train_features)), np.arange(0)
-    prepare = Standardizer.of(train_features[rows])
+    if drop_last and len(rows) < batch_size:
+        raise UserError(f"{len(rows)} train images make no batch of {batch_size}: lower it")
+    width = train_features.shape[1]
+    prepare = Standardizer.of(train_features[rows]) if standardize else Standardizer.none(width)
     if batches is None:
-        source = shuffled_batches(
-            prepare(train_features[rows]), train_labels[rows], batch_size, seed
-        )
+        inputs = prepare(train_features[rows])
+        source = shuffled_batches(inputs, train_labels[rows], batch_size, seed, drop_last)
     else:
         source = batches(rows, prepare)
-    bank = ProbeBank(train_features.shape[1], classes, learning_rates)
-    bank.fit(source, epochs, decay_epochs, progress=progress)
+    bank = ProbeBank(
+        width,
+        classes,
+        learning_rates,
+        optimizer=optimizer,
+        weight_decay=weight_decay,
+        eta=eta,
+        clip=clip,
+        head=head,
+        seed=seed,
+    )
+    best: tuple[float, int, Any] = (-1.0, 0, None)
+
+    def after(epoch: int, bank: ProbeBank) -> None:
+        nonlocal best
+        if report == "best":
+            [right] = bank.accuracies(prepare(test_features), test_labels).values()
+            if right > best[0]:
+                best = right, epoch + 1, bank.weights(0)
+        if on_epoch is not None:
+            on_epoch(epoch, bank)
+
+    bank.fit(source, epochs, decay_epochs, on_epoch=after, progress=progress)
     which, validation = 0, {}
     if len(held):
         which, validation = bank.best(prepare(train_features[held]), train_labels[held])
     return ProbeResult(
-        *prepare.folded(*bank.weights(which)),
+        *prepare.folded(*(bank.weights(which) if report == "last" else best[2])),
         test_features,
         chosen=bank.learning_rates[which],
         validation=validation,
         train_count=len(rows),
+        note=f"epoch {best[1]}, the best on test data" if report == "best" else "",
     )

@@ -7,6 +7,7 @@ from sklearn.preprocessing import StandardScaler
 
 from adios_tf.errors import UserError
 from adios_tf.evaluation import linear
+from adios_tf.evaluation.heads import first_head
 from adios_tf.evaluation.metrics import rank_classes, top_accuracy
 
 
@@ -154,3 +155,42 @@ def test_bad_input():
         linear.logistic_probe(*TRAIN, *TEST, strengths=(0.0, 1.0))
     with pytest.raises(UserError, match="above 0"):
         linear.sgd_probe(*TRAIN, *TEST, learning_rates=())
+
+
+def test_the_best_epoch_on_test_data_when_asked_for():
+    """The rate is so large that accuracy jumps up and down; the best epoch is not the last."""
+    seen = []
+
+    def on_epoch(epoch, bank):
+        found = bank.accuracies(linear.Standardizer.none(6)(TEST[0]), TEST[1])
+        seen.append(*found.values())
+
+    settings = {"learning_rates": (30.0,), "epochs": 6, "decay_epochs": (), "batch_size": 64}
+    raw = settings | {"standardize": False, "head": "normal", "on_epoch": on_epoch}
+    result = linear.sgd_probe(*TRAIN, *TEST, **raw, report="best")
+    assert max(seen) > seen[-1]
+    assert accuracy(result) == max(seen)
+    assert result.note == f"epoch {1 + int(np.argmax(seen))}, the best on test data"
+    last = linear.sgd_probe(*TRAIN, *TEST, **raw)
+    assert (accuracy(last), last.note) == (seen[5], "")
+    with pytest.raises(UserError, match="single learning rate"):
+        linear.sgd_probe(*TRAIN, *TEST, report="best")
+
+
+def test_a_last_batch_that_is_not_full():
+    inputs = np.arange(10)[:, None]
+    [first, second] = linear.shuffled_batches(inputs, np.arange(10), 4, 0, drop_last=True)(0)
+    assert len(first[1]) == len(second[1]) == 4
+    with pytest.raises(UserError, match="no batch of 601"):
+        linear.sgd_probe(*TRAIN, *TEST, learning_rates=(0.1,), batch_size=601, drop_last=True)
+
+
+@pytest.mark.parametrize(("name", "spread"), [("uniform", 0.1 / 3**0.5), ("normal", 0.01)])
+def test_first_heads(name, spread):
+    kernel, bias = first_head(name, 100, 50, 0)
+    assert kernel.std() == pytest.approx(spread, rel=0.05)
+    assert abs(kernel.mean()) < 0.05 * spread
+    assert bias.any() == (name == "uniform")
+    assert np.abs(bias).max() <= 0.1
+    with pytest.raises(UserError, match="did you mean 'zeros'"):
+        first_head("zero", 3, 3, 0)

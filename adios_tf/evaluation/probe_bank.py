@@ -1,0 +1,146 @@
+"""Linear classifiers trained by SGD or LARS, several learning rates at once."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from adios_tf.errors import UserError
+from adios_tf.evaluation.heads import Head, classification_loss, first_head
+from adios_tf.evaluation.metrics import rank_classes, top_accuracy
+from adios_tf.optimizers import build_optimizer
+
+Batches = Callable[[int], Iterable[tuple[np.ndarray, np.ndarray]]]
+
+
+class ProbeBank:
+    """Linear classifiers with one learning rate each, trained at once on the same batches.
+
+    Args:
+      dim: feature width D.
+      classes: C.
+      learning_rates: L of them.
+      momentum: of SGD (no Nesterov).
+      optimizer: "sgd" or "lars", see `adios_tf.optimizers`.
+      weight_decay, eta, clip: of the optimizer.
+      head: first weights, see `first_head`.
+      seed: of the first weights; all classifiers start alike.
+
+    Attributes:
+      losses: the training loss of every update of the last epoch, [steps,L].
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        classes: int,
+        learning_rates: Sequence[float],
+        momentum: float = 0.9,
+        optimizer: str = "sgd",
+        weight_decay: float = 0.0,
+        eta: float = 0.001,
+        clip: bool = False,
+        head: Head = "zeros",
+        seed: int = 0,
+    ):
+        if not learning_rates or min(learning_rates) <= 0:
+            raise UserError(f"learning rates {tuple(learning_rates)}: give numbers above 0")
+        self.learning_rates = tuple(learning_rates)
+        first = first_head(head, dim, classes, seed)
+        self._heads = [
+            tuple(keras.Variable(part, dtype=keras.config.floatx()) for part in first)
+            for _ in learning_rates
+        ]
+        self._optimizers = [
+            build_optimizer(optimizer, float(rate), weight_decay, momentum, eta, clip)
+            for rate in learning_rates
+        ]
+        for one, weights in zip(self._optimizers, self._heads, strict=True):
+            one.build(weights)
+        self.losses = np.empty((0, len(learning_rates)))
+
+    @tf.function(reduce_retracing=True)
+    def _step(self, features: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        losses = []
+        for optimizer, head in zip(self._optimizers, self._heads, strict=True):
+            kernel, bias = (variable.value for variable in head)
+            with tf.GradientTape() as tape:
+                loss = classification_loss(labels, features @ kernel + bias)
+            optimizer.apply(tape.gradient(loss, [kernel, bias]), head)
+            losses.append(loss)
+        return tf.stack(losses)
+
+    def fit(
+        self,
+        batches: Batches,
+        epochs: int = 100,
+        decay_epochs: Sequence[int] = (60, 80),
+        decay: float = 0.1,
+        on_epoch: Callable[[int, "ProbeBank"], None] | None = None,
+        progress: bool = True,
+    ) -> "ProbeBank":
+        """Trains.
+
+        Args:
+          batches: `batches(epoch)` yields (features [B,D], labels) of that epoch.
+          epochs: passes over the data.
+          decay_epochs, decay: epochs from which on the rate is `decay` times as large.
+          on_epoch: called with the epoch, counted from 0, and this bank after each.
+          progress: shows a bar when it takes longer than two seconds.
+        """
+        for epoch in tqdm(range(epochs), "linear probe", delay=2, disable=not progress):
+            factor = decay ** sum(epoch >= at for at in decay_epochs)
+            for optimizer, rate in zip(self._optimizers, self.learning_rates, strict=True):
+                optimizer.learning_rate = rate * factor
+            losses = [
+                self._step(tf.cast(features, keras.config.floatx()), tf.convert_to_tensor(labels))
+                for features, labels in batches(epoch)
+            ]
+            self.losses = np.array(losses)
+            if on_epoch is not None:
+                on_epoch(epoch, self)
+        return self
+
+    def weights(self, which: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns kernel [D,C] and bias [C] of the classifier number `which`."""
+        kernel, bias = self._heads[which]
+        return kernel.numpy(), bias.numpy()
+
+    def scores(self, features: np.ndarray, which: int) -> np.ndarray:
+        """Returns logits [Q,C] of the classifier number `which`."""
+        kernel, bias = self.weights(which)
+        return features @ kernel + bias
+
+    def accuracies(self, features: np.ndarray, labels: np.ndarray) -> dict[float, float]:
+        """Returns {learning rate: top-1 accuracy}; 0 for one that diverged."""
+        found = {}
+        for which, rate in enumerate(self.learning_rates):
+            scores = self.scores(features, which)
+            right = top_accuracy(rank_classes(scores, 1), labels)
+            found[rate] = right if np.isfinite(scores).all() else 0.0
+        return found
+
+    def best(self, features: np.ndarray, labels: np.ndarray) -> tuple[int, dict[float, float]]:
+        """Returns the number of the best classifier on validation data, and all accuracies."""
+        found = self.accuracies(features, labels)
+        chosen = max(found, key=found.get)
+        if not found[chosen]:
+            raise UserError("every learning rate of the probe diverged: give smaller ones")
+        return self.learning_rates.index(chosen), found
+
+
+def shuffled_batches(
+    features: np.ndarray, labels: np.ndarray, batch_size: int, seed: int, drop_last: bool = False
+) -> Batches:
+    """Returns `batches(epoch)` over cached features, in an order set by (seed, epoch)."""
+    stop = len(features) - (len(features) % batch_size if drop_last else 0)
+
+    def batches(epoch: int) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+        order = np.random.default_rng([seed, epoch]).permutation(len(features))
+        for start in range(0, stop, batch_size):
+            rows = order[start : start + batch_size]
+            yield features[rows], labels[rows]
+
+    return batches
