@@ -21,10 +21,25 @@ PACKAGE = "adios_tf"
 CLASSES = {
     "adios_tf.encoders.vit": "ClassTokenAndPositions",
     "adios_tf.losses": "CosineDistance InfoNCE MixMask NTXent NegativeCosine",
-    "adios_tf.masking.sequential": "Recursion",
+    "adios_tf.masking.adversarial": "Adversarial AdversarialOne",
+    "adios_tf.masking.base": "NoMasking",
+    "adios_tf.masking.fill": "Blur Erase Mean Noise",
+    "adios_tf.masking.grid": "Blocks Cells",
+    "adios_tf.masking.mix": "Mix",
+    "adios_tf.masking.mscn": "MSCN",
+    "adios_tf.masking.objects": "Objects",
+    "adios_tf.masking.patches": "Patches Rectangles",
+    "adios_tf.masking.sequential": "Recursion SequentialMasking SequentialOne",
+    "adios_tf.masking.unmix": "UnMix UnMixBlocks",
+    "adios_tf.objectives.byol": "BYOL",
+    "adios_tf.objectives.moco": "MoCo",
+    "adios_tf.objectives.simclr": "SimCLR",
+    "adios_tf.objectives.simsiam": "SimSiam",
     "adios_tf.optimizers": "AdamW LARS SGD",
     "adios_tf.pretrained": "PretrainedModel",
     "adios_tf.schedules": "WarmupCosine",
+    "adios_tf.training.pretrainer": "Pretrainer",
+    "adios_tf.training.probe": "Probe",
 }
 
 
@@ -59,8 +74,12 @@ class Configured:
         """Returns the constructor's arguments, serialized."""
         import keras
 
-        ours = {n: keras.saving.serialize_keras_object(v) for n, v in vars(self._arguments).items()}
-        return ours | super().get_config()
+        base = super().get_config()
+        parameters = inspect.signature(type(self).__init__).parameters
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            base = {name: value for name, value in base.items() if name in parameters}
+        given = vars(self._arguments).items()
+        return {name: keras.saving.serialize_keras_object(value) for name, value in given} | base
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict | None = None) -> Any:

@@ -9,11 +9,13 @@ from adios_tf.errors import UserError
 from adios_tf.masking.base import MASKINGS, Masking, Masks
 from adios_tf.masking.one_slot import OneSlot
 from adios_tf.masking.penalties import coverage, entropy, sparsity
+from adios_tf.serialization import serializable
 
 ENTROPY_KINDS = ("coverage", "softmax", "softmax_joint")
 
 
 @MASKINGS.register("adversarial", "ADIOS: N learned masks that partition the image, all used")
+@serializable
 class Adversarial(Masking):
     """N soft masks per image: a softmax over slots of a U-Net's logits.
 
@@ -75,5 +77,6 @@ class Adversarial(Masking):
 
 
 @MASKINGS.register("adversarial_one", "ADIOS-s: N learned masks, one drawn per image and update")
+@serializable
 class AdversarialOne(OneSlot, Adversarial):
     """ADIOS-s: all N masks pay the penalty, one per image is used."""

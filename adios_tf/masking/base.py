@@ -4,13 +4,14 @@ import keras
 import tensorflow as tf
 
 from adios_tf.registry import Registry
+from adios_tf.serialization import Configured, serializable
 
 MASKINGS = Registry("masking")
 
 Masks = dict[int, tf.Tensor]  # by the index of the view, 1 or 2
 
 
-class Masking(keras.layers.Layer):
+class Masking(Configured, keras.layers.Layer):
     """Base class. A subclass draws or learns N masks per image.
 
     Attributes:
@@ -84,6 +85,7 @@ class Masking(keras.layers.Layer):
 
 
 @MASKINGS.register("none", "nothing is hidden: the plain objective between two views")
+@serializable
 class NoMasking(Masking):
     """No occluded views at all."""
 

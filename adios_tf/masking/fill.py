@@ -12,6 +12,7 @@ from adios_tf.errors import UserError
 from adios_tf.nets.filters import gaussian_blur
 from adios_tf.objectives import Embedding, Pair, View
 from adios_tf.registry import Registry
+from adios_tf.serialization import Configured, serializable
 
 FILLS = Registry("fill")
 
@@ -33,7 +34,7 @@ def per_channel(mask: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     return tf.cast(mask if mask.shape.rank == 4 else mask[..., None], dtype)
 
 
-class Fill(keras.layers.Layer):
+class Fill(Configured, keras.layers.Layer):
     """Base class of fills."""
 
     clean_weight: float | None = None
@@ -69,6 +70,7 @@ class Fill(keras.layers.Layer):
 
 
 @FILLS.register("erase", "zero in normalized space: the data set's mean color")
+@serializable
 class Erase(Fill):
     """ADIOS: x * (1 - m)."""
 
@@ -89,6 +91,7 @@ class Paint(Fill):
 
 
 @FILLS.register("mean", "the image's own mean color")
+@serializable
 class Mean(Paint):
     """The mean over the whole image, hidden part included, so that it tells of what is hidden."""
 
@@ -97,6 +100,7 @@ class Mean(Paint):
 
 
 @FILLS.register("noise", "Gaussian noise")
+@serializable
 class Noise(Paint):
     """Normal noise of mean zero.
 
@@ -131,6 +135,7 @@ class Noise(Paint):
 
 
 @FILLS.register("blur", "the image itself, strongly blurred")
+@serializable
 class Blur(Paint):
     """A Gaussian blur of the image itself.
 

@@ -9,6 +9,7 @@ import tensorflow as tf
 from adios_tf.errors import UserError
 from adios_tf.masking.base import MASKINGS, Masking
 from adios_tf.masking.sampling import Draw, fold, per_batch, per_image
+from adios_tf.serialization import serializable
 
 ATTEMPTS = 10
 LOG_ASPECT = math.log(1 / 0.3)
@@ -179,6 +180,7 @@ class GridMasking(Masking):
 
 
 @MASKINGS.register("blocks", "MixMask: blocks of grid cells, grown to an exact share")
+@serializable
 class Blocks(GridMasking):
     """The visible part is grown from rectangles, and topped up with single cells where short."""
 
@@ -194,6 +196,7 @@ class Blocks(GridMasking):
 
 
 @MASKINGS.register("cells", "MixMask's discrete masks: every grid cell for itself")
+@serializable
 class Cells(GridMasking):
     """Each cell is visible with probability `keep_ratio`; all or none visible is drawn again."""
 

@@ -10,11 +10,13 @@ from adios_tf.errors import UserError
 from adios_tf.masking.fill import FILLS, Fill, Filled, per_channel
 from adios_tf.masking.sampling import permutation
 from adios_tf.objectives import Embedding, Pair, View
+from adios_tf.serialization import serializable
 
 PARTNERS = ("reversal", "random")
 
 
 @FILLS.register("mix", "another image of the batch, both losses weighed by what shows (MixMask)")
+@serializable
 class Mix(Fill):
     """x_mix = (1 - m) x + m x[partner], scored as both of the images it shows.
 

@@ -12,11 +12,13 @@ from adios_tf.errors import UserError
 from adios_tf.masking.base import MASKINGS, Masking, Masks
 from adios_tf.masking.grid import check_ratio, choose, rectangles, upsample
 from adios_tf.masking.sampling import fold, per_image
+from adios_tf.serialization import serializable
 
 _COLOURS = 3
 
 
 @MASKINGS.register("mscn", "MSCN-style: focal windows and grid masks, also per color channel")
+@serializable
 class MSCN(Masking):
     """A focal mask hides all but one window; a grid mask hides some cells, per color or not.
 

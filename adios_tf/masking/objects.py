@@ -8,6 +8,7 @@ from adios_tf import distribution
 from adios_tf.errors import UserError
 from adios_tf.masking.base import MASKINGS, Masking
 from adios_tf.masking.sampling import permutation
+from adios_tf.serialization import serializable
 
 MORPHS = ("none", "erosion", "dilation", "box")
 
@@ -38,6 +39,7 @@ def bounding_box(masks: tf.Tensor) -> tf.Tensor:
 
 
 @MASKINGS.register("objects", "ground-truth objects one by one, and what is left (needs masks)")
+@serializable
 class Objects(Masking):
     """Slot n hides object n (label n + 1) of the image; the last slot hides all the rest.
 

@@ -8,12 +8,14 @@ from adios_tf.errors import UserError
 from adios_tf.masking.base import MASKINGS, Masking
 from adios_tf.masking.grid import check_ratio, choose, kept_cells, rectangles
 from adios_tf.masking.sampling import fold, per_image
+from adios_tf.serialization import serializable
 
 LEAST_AREA = 64
 ASPECTS = 0.3, 1 / 0.3
 
 
 @MASKINGS.register("patches", "MAE: random square patches, an exact share of them")
+@serializable
 class Patches(Masking):
     """A random choice of square patches stays visible, rounded down, per image.
 
@@ -47,6 +49,7 @@ class Patches(Masking):
 
 
 @MASKINGS.register("rectangles", "BEiT: random rectangles of pixels until a share is hidden")
+@serializable
 class Rectangles(Masking):
     """Rectangles are added until at least 1 - `keep_ratio` of the image is hidden, per image.
 

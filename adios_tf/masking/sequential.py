@@ -122,6 +122,7 @@ class Recursion(Configured, keras.layers.Layer):
 
 
 @MASKINGS.register("sequential", "N learned masks one after another, each with a budget, all used")
+@serializable
 class SequentialMasking(Masking):
     """One masker called N times, each time shown what it has hidden already.
 
@@ -239,5 +240,6 @@ class SequentialMasking(Masking):
 
 
 @MASKINGS.register("sequential_one", "N learned masks one after another, one drawn per image")
+@serializable
 class SequentialOne(OneSlot, SequentialMasking):
     """`SequentialMasking` with one mask per image and update; all N are made all the same."""

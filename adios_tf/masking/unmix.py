@@ -12,6 +12,7 @@ from adios_tf.errors import UserError
 from adios_tf.masking.base import MASKINGS, Masking
 from adios_tf.masking.grid import Blocks, rectangles
 from adios_tf.masking.sampling import fold, per_batch, per_image
+from adios_tf.serialization import serializable
 
 _BISECTIONS = 24
 
@@ -44,6 +45,7 @@ def symmetric_beta(uniform: tf.Tensor, beta: float) -> tf.Tensor:
 
 
 @MASKINGS.register("unmix", "Un-Mix: two images blended, or a box of one in the other")
+@serializable
 class UnMix(Masking):
     """One mask for the batch: constant 1 - lambda, or a box; lambda ~ Beta(beta, beta).
 
@@ -84,6 +86,7 @@ class UnMix(Masking):
 
 
 @MASKINGS.register("unmix_blocks", "Un-Mix and MixMask at once: two mixtures of every image")
+@serializable
 class UnMixBlocks(Masking):
     """Two slots, one masked by `UnMix` and one by `Blocks`, and their losses summed.
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from adios_tf.registry import Registry
 from adios_tf.schedules import cosine_ramp
+from adios_tf.serialization import Configured
 
 OBJECTIVES = Registry("objective")
 
@@ -70,7 +71,7 @@ def copy_of(model: keras.Model) -> keras.Model:
     return twin
 
 
-class Objective(keras.layers.Layer):
+class Objective(Configured, keras.layers.Layer):
     """Base class. A subclass says how a view is embedded and how one pair is scored.
 
     Args:

@@ -8,9 +8,11 @@ import tensorflow as tf
 from adios_tf.losses import cosine_distance
 from adios_tf.nets import build_predictor, build_projector
 from adios_tf.objectives.base import OBJECTIVES, Embedding, MomentumObjective
+from adios_tf.serialization import serializable
 
 
 @OBJECTIVES.register("byol", "predict the projection of a slowly moving copy (EMA)")
+@serializable
 class BYOL(MomentumObjective):
     """The distance is 2 - 2 cos(prediction, target); both directions are summed.
 

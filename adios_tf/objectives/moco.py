@@ -11,6 +11,7 @@ from adios_tf.errors import UserError
 from adios_tf.losses import check_temperature, info_nce, normalize
 from adios_tf.nets import build_projector
 from adios_tf.objectives.base import OBJECTIVES, Embedding, MomentumObjective, Pair, View
+from adios_tf.serialization import serializable
 
 
 def _unit_rows(shape: tuple[int, ...], dtype: str | None = None) -> tf.Tensor:
@@ -27,6 +28,7 @@ def check_queue(places: int, keys: int) -> None:
 
 
 @OBJECTIVES.register("moco", "contrast with a queue of earlier keys of an EMA encoder (MoCo v2)")
+@serializable
 class MoCo(MomentumObjective):
     """InfoNCE of a query of the second view against its key, of the first, and the queue.
 

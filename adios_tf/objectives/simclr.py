@@ -8,9 +8,11 @@ import tensorflow as tf
 from adios_tf.losses import check_temperature, nt_xent_rows
 from adios_tf.nets import build_projector
 from adios_tf.objectives.base import OBJECTIVES, Embedding, Objective
+from adios_tf.serialization import serializable
 
 
 @OBJECTIVES.register("simclr", "contrast with all other images of the batch (NT-Xent)")
+@serializable
 class SimCLR(Objective):
     """Projections are query and key at once; gradient flows through both.
 

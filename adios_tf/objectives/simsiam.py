@@ -9,9 +9,11 @@ import tensorflow as tf
 from adios_tf.losses import negative_cosine
 from adios_tf.nets import build_predictor, build_projector
 from adios_tf.objectives.base import CLEAN1, CLEAN2, OBJECTIVES, Embedding, Objective, Pair, View
+from adios_tf.serialization import serializable
 
 
 @OBJECTIVES.register("simsiam", "predict the other view's projection, stop-gradient, no copy")
+@serializable
 class SimSiam(Objective):
     """The distance is -cos(prediction, sg(projection)), averaged over the chosen terms.
 

@@ -15,13 +15,15 @@ from adios_tf.errors import UserError
 from adios_tf.masking import FILLS, Fill, Masking
 from adios_tf.masking.base import Masks
 from adios_tf.objectives import Objective
+from adios_tf.serialization import Configured, serializable
 from adios_tf.training.gradients import Differentiator, Result
 from adios_tf.training.probe import Probe
 
 UPDATES = ("alternating", "simultaneous")
 
 
-class Pretrainer(keras.Model):
+@serializable
+class Pretrainer(Configured, keras.Model):
     """Trains an encoder against a masker.
 
     Args:
@@ -245,6 +247,18 @@ class Pretrainer(keras.Model):
             group.build(variables)
         if self.masker_optimizer is not None:
             self.masker_optimizer.build(self.masking.trained_variables())
+
+    def get_compile_config(self) -> dict[str, Any] | None:
+        """The optimizers, so that a `.keras` file goes on training where it was saved."""
+        if not self.compiled:
+            return None
+        names = [f"{part}optimizer" for part in ("", "masker_", "predictor_", "probe_")]
+        config = {n: keras.saving.serialize_keras_object(getattr(self, n)) for n in names}
+        return config | {"run_eagerly": self.run_eagerly, "jit_compile": self.jit_compile}
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        read = keras.saving.deserialize_keras_object
+        self.compile(**{name: read(value) for name, value in config.items()})
 
     def _encoder_groups(self) -> list[tuple[keras.optimizers.Optimizer, list[keras.Variable]]]:
         """The encoder side's optimizers, each with its variables, in the order of gradients."""

@@ -7,9 +7,11 @@ import keras
 import tensorflow as tf
 
 from adios_tf.objectives import View
+from adios_tf.serialization import Configured, serializable
 
 
-class Probe(keras.layers.Layer):
+@serializable
+class Probe(Configured, keras.layers.Layer):
     """A linear layer on features without gradient, so it never reaches the encoder.
 
     Args:
