@@ -129,7 +129,11 @@ def parse(settings_class: type, argv: Sequence[str]) -> Any:
             except ValueError as error:
                 raise UserError(f"--{name}: {error}") from error
         chosen[name] = value
-    return check(settings_class(**chosen))
+    settings = check(settings_class(**chosen))
+    if hasattr(settings, "preset"):  # {flag: value} in place of the defaults
+        instead = {k: v for k, v in settings.preset().items() if not values[k].present}
+        settings = dataclasses.replace(settings, **instead)
+    return settings
 
 
 def flag_lines(settings: Any) -> list[str]:

@@ -54,6 +54,7 @@ def augmented_batches(
     spec: ImageSpec,
     augmentation: Augmentation,
     buffer: int,
+    drop_last: bool = False,
 ) -> tf.data.Dataset:
     """Returns all batches of all epochs, one after another.
 
@@ -69,9 +70,10 @@ def augmented_batches(
       spec: side and normalization.
       augmentation: what happens to an image.
       buffer: images to shuffle among.
+      drop_last: leave an incomplete last batch out.
 
     Returns:
-      (normalized images [B,S,S,3] float32, labels [B] int64), epochs * ceil(count / B) times.
+      (normalized images [B,S,S,3] float32, labels [B] int64), epochs * `steps_per_epoch` times.
     """
     alike = source.element_spec["image"].shape.is_fully_defined()
     shifts = augmentation.shifts(spec.size)
@@ -106,12 +108,17 @@ def augmented_batches(
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         order = shuffled(source, min(count, buffer), tf.constant(seed, tf.int64), epoch)
         found = order.map(lambda e: one(epoch, e), tf.data.AUTOTUNE, deterministic=True)
-        return found.batch(batch_size)
+        return found.batch(batch_size, drop_remainder=drop_last)
 
     batches = tf.data.Dataset.range(epochs).flat_map(one_epoch)
-    steps = epochs * -(-count // batch_size)
+    steps = epochs * steps_per_epoch(count, batch_size, drop_last)
     batches = batches.map(finish, tf.data.AUTOTUNE, deterministic=True)
     return batches.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(2)
+
+
+def steps_per_epoch(count: int, batch_size: int, drop_last: bool) -> int:
+    """Returns the batches of an epoch over `count` images."""
+    return count // batch_size if drop_last else -(-count // batch_size)
 
 
 def shift(image: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:

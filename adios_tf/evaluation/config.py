@@ -7,11 +7,13 @@ shared ones, so these are what the command beside a row spells out.
 import dataclasses
 import shlex
 from collections.abc import Sequence
+from typing import Any
 
 from adios_tf.cli import flag_lines, setting
 from adios_tf.evaluation.backgrounds import VARIANTS
 from adios_tf.evaluation.corruptions import CORRUPTIONS, SEVERITIES
-from adios_tf.evaluation.defaults import AUGMENTATIONS, LEARNING_RATES, STRENGTHS
+from adios_tf.evaluation.defaults import AUGMENTATIONS, HEADS, LEARNING_RATES, REPORTS, STRENGTHS
+from adios_tf.evaluation.presets import PRESETS
 
 # Groups that every protocol reads; "output" says where results go and makes no number.
 SHARED = ("input", "data", "features")
@@ -30,6 +32,12 @@ class EvaluateConfig:
         (0,), "of everything random; several give mean and spread", "input", least=0
     )
     plugins: tuple[str, ...] = setting((), "modules to import first (own layers, ...)", "input")
+    protocol_preset: str = setting(
+        "none",
+        "settings of a published protocol; what is given beside it wins",
+        "input",
+        choices=tuple(PRESETS),
+    )
 
     # ------------------------------------------------------------------ output
     compare: tuple[str, ...] = setting((), "put the results of these runs side by side", "output")
@@ -52,15 +60,21 @@ class EvaluateConfig:
     train_images: int = setting(0, "learn from the first so many images; 0 = all", "data", least=0)
     test_images: int = setting(0, "test on the first so many images; 0 = all", "data", least=0)
     skip_broken: bool = setting(False, "leave unreadable images out, and count them", "data")
+    image_size: int = setting(0, "side of the images; 0 = pretraining's", "data", least=0)
     resize: str = setting(
-        "squash",
-        "how an image becomes a square of the pretraining side",
+        "auto",
+        "how an image becomes a square; auto = squash, unless a preset says otherwise",
         "data",
-        choices=("squash", "center_crop"),
+        choices=("auto", "squash", "center_crop"),
     )
     crop_ratio: float = setting(
-        0.875, "share of the shorter side that center_crop keeps", "data", above=0, most=1
+        0.0, "share of the shorter side that center_crop keeps; 0 = 0.875", "data", least=0, most=1
     )
+    interpolation: str = setting(
+        "bicubic", "of resizing, antialiased", "data", choices=("bicubic", "bilinear")
+    )
+    mean: tuple[float, ...] = setting((), "of each channel in [0,1]; empty = pretraining's", "data")
+    std: tuple[float, ...] = setting((), "deviation of each channel; as --mean", "data", above=0)
 
     # ------------------------------------------------------------------ features
     features: str = setting(
@@ -102,6 +116,18 @@ class EvaluateConfig:
     sgd_min_scale: float = setting(
         0.08, "linear_augmented: smallest area of a crop", "linear_sgd", above=0, most=1
     )
+    sgd_optimizer: str = setting("sgd", "with momentum 0.9", "linear_sgd", choices=("sgd", "lars"))
+    sgd_weight_decay: float = setting(0.0, "coupled, as in PyTorch", "linear_sgd", least=0)
+    sgd_eta: float = setting(0.001, "trust coefficient of LARS", "linear_sgd", above=0)
+    sgd_clip: bool = setting(False, "LARS never exceeds plain SGD", "linear_sgd")
+    sgd_head: str = setting("zeros", "first weights", "linear_sgd", choices=HEADS)
+    sgd_standardize: bool = setting(
+        True, "shift and scale features by train statistics", "linear_sgd"
+    )
+    sgd_drop_last: bool = setting(False, "leave incomplete batches out", "linear_sgd")
+    sgd_report: str = setting(
+        "last", "epoch that counts; best is chosen on test data", "linear_sgd", choices=REPORTS
+    )
 
     # ------------------------------------------------------------------ finetune
     finetune_epochs: int = setting(30, "passes over the labeled images", "finetune", least=1)
@@ -109,8 +135,29 @@ class EvaluateConfig:
         300, "but at least so many updates, for few labels", "finetune", least=1
     )
     finetune_learning_rate: float = setting(0.05, "of SGD, all layers", "finetune", above=0)
-    finetune_weight_decay: float = setting(5e-4, "decoupled", "finetune", least=0)
+    finetune_optimizer: str = setting(
+        "sgdw",
+        "with momentum 0.9: decoupled weight decay, PyTorch's SGD, or LARS",
+        "finetune",
+        choices=("sgdw", "sgd", "lars"),
+    )
+    finetune_weight_decay: float = setting(5e-4, "of the optimizer", "finetune", least=0)
+    finetune_eta: float = setting(0.001, "trust coefficient of LARS", "finetune", above=0)
+    finetune_clip: bool = setting(False, "LARS never exceeds plain SGD", "finetune")
     finetune_warmup_epochs: float = setting(1.0, "linear, from 0", "finetune", least=0)
+    finetune_schedule_per_epoch: bool = setting(
+        False,
+        "constant rate within an epoch; the first of a warm-up is 0",
+        "finetune",
+    )
+    finetune_head: str = setting("zeros", "first weights", "finetune", choices=HEADS)
+    finetune_drop_last: bool = setting(False, "leave incomplete batches out", "finetune")
+    finetune_stem: str = setting(
+        "auto",
+        "keep it, or replace it by ADIOS's for CIFAR; auto = keep, unless a preset says otherwise",
+        "finetune",
+        choices=("auto", "keep", "adios_cifar"),
+    )
     finetune_batch_size: int = setting(128, "images per update", "finetune", least=1)
     finetune_augmentation: str = setting(
         "auto", "as --sgd_augmentation", "finetune", choices=AUGMENTATIONS
@@ -151,6 +198,15 @@ class EvaluateConfig:
         1000, "score the masks of the first so many test images; 0 = all", "masks", least=0
     )
 
+    def preset(self) -> dict[str, Any]:
+        """Returns what stands in for the defaults of flags that are not given."""
+        return PRESETS[self.protocol_preset]
+
+    @classmethod
+    def of(cls, **given: Any) -> "EvaluateConfig":
+        """Returns the given settings; a `protocol_preset` stands in for the defaults."""
+        return cls(**{**PRESETS[given.get("protocol_preset", "none")], **given})
+
 
 def command(config: EvaluateConfig, groups: tuple[str, ...], **changed: object) -> str:
     """Returns the command line that makes one row: what departs from the defaults, no more.
@@ -162,7 +218,8 @@ def command(config: EvaluateConfig, groups: tuple[str, ...], **changed: object) 
     """
     config = dataclasses.replace(config, **changed)
     group = {f.name: f.metadata["group"] for f in dataclasses.fields(config)}
-    defaults = set(flag_lines(EvaluateConfig()))
+    unchanged = EvaluateConfig.of(protocol_preset=config.protocol_preset)
+    defaults = set(flag_lines(dataclasses.replace(unchanged, protocol_preset="none")))
     words = ["python bin/evaluate.py"]
     for line in flag_lines(config):
         if group[line[2:].split("=")[0]] in (*SHARED, *groups) and line not in defaults:

@@ -13,13 +13,15 @@ import tensorflow as tf
 from adios_tf import pretrained
 from adios_tf.data.catalog import describe
 from adios_tf.data.geometry import ImageSpec
+from adios_tf.encoders.variants import at_side, with_cifar_stem
 from adios_tf.errors import UserError
-from adios_tf.evaluation.augmentation import Augmentation
+from adios_tf.evaluation.augmentation import Augmentation, steps_per_epoch
 from adios_tf.evaluation.backgrounds import challenge_folders
 from adios_tf.evaluation.config import EvaluateConfig, command
 from adios_tf.evaluation.data import Split, open_pair, open_split
 from adios_tf.evaluation.features import encode_batches, feature_function
 from adios_tf.evaluation.linear import Batches, ProbeResult, Standardizer
+from adios_tf.evaluation.presets import image_settings
 from adios_tf.evaluation.results import Row
 from adios_tf.evaluation.validation import checked_labels
 
@@ -51,24 +53,31 @@ class EvaluationContext:
 
     Attributes:
       train, test: the splits.
+      spec: how images are prepared.
+      stem: whether fine-tuning keeps the stem, or replaces it ("adios_cifar").
       corruption_curve: clean accuracy, and accuracy of every (corruption, severity), where
         that was measured.
     """
 
     def __init__(self, config: EvaluateConfig, model: pretrained.PretrainedModel):
         self.config, self.model = config, model
-        info = model.info
+        settings = image_settings(config, model.info)
+        self.stem = settings.pop("finetune_stem")
         self.spec = ImageSpec(
-            int(info["image_size"]),
-            tuple(info["mean"]),
-            tuple(info["std"]),
-            config.resize,
-            config.crop_ratio,
+            int(settings["image_size"]),
+            tuple(settings["mean"]),
+            tuple(settings["std"]),
+            settings["resize"],
+            settings["crop_ratio"],
+            config.interpolation,
         )
+        for name in ("mean", "std"):
+            if len(settings[name]) != 3:
+                raise UserError(f"--{name} needs one number for each of the three channels")
         self.info = describe(config.dataset)
         self.train, self.test = open_pair(config, self.info, self.spec)
         self.corruption_curve: tuple[float, dict[tuple[str, int], float]] | None = None
-        self._function = feature_function(model, config.features)
+        self._function = feature_function(model, config.features, self.spec.size)
         self._features: dict[Split, np.ndarray] = {}
 
     # ------------------------------------------------------------------ features
@@ -128,10 +137,15 @@ class EvaluationContext:
         config = self.config
         stream = iter(
             self.train.augmented(
-                rows, config.sgd_batch_size, config.sgd_epochs, seed, self.probe_augmentation
+                rows,
+                config.sgd_batch_size,
+                config.sgd_epochs,
+                seed,
+                self.probe_augmentation,
+                config.sgd_drop_last,
             )
         )
-        steps = -(-len(rows) // config.sgd_batch_size)
+        steps = steps_per_epoch(len(rows), config.sgd_batch_size, config.sgd_drop_last)
 
         def batches(epoch: int):
             for images, labels in itertools.islice(stream, steps):
@@ -150,6 +164,11 @@ class EvaluationContext:
             raise UserError(
                 "this model has no masker: it was pretrained without learned masks, so there "
                 "are none to score"
+            )
+        if masker.input_shape[1] != self.spec.size:
+            raise UserError(
+                f"the masker only takes images of its {masker.input_shape[1]} pixels: "
+                f"give --image_size={masker.input_shape[1]}"
             )
 
         @tf.function(reduce_retracing=True)
@@ -174,9 +193,14 @@ class EvaluationContext:
 
     # ------------------------------------------------------------------ the rest
 
-    def fresh_encoder(self) -> keras.Model:
-        """Returns the encoder as it was saved, for a protocol that changes it."""
-        return pretrained.load(self.config.run).encoder
+    def fresh_encoder(self, seed: int) -> keras.Model:
+        """Returns the encoder as it was saved, for a protocol that changes it.
+
+        Args:
+          seed: of a new stem, where there is one.
+        """
+        encoder = at_side(pretrained.load(self.config.run).encoder, self.spec.size)
+        return with_cifar_stem(encoder, seed) if self.stem == "adios_cifar" else encoder
 
     def save_classifier(self, probe: ProbeResult) -> None:
         """Writes a probe of backbone features as classifier.keras beside the encoder.

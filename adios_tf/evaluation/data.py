@@ -96,6 +96,7 @@ class Split:
         epochs: int,
         seed: int,
         augmentation: Augmentation,
+        drop_last: bool = False,
     ) -> tf.data.Dataset:
         """Returns augmented batches of the chosen images; see `augmented_batches`.
 
@@ -110,7 +111,15 @@ class Split:
             buffer = len(rows)
             source = source.cache()
         return augmented_batches(
-            source, len(rows), batch_size, epochs, seed, self.spec, augmentation, buffer
+            source,
+            len(rows),
+            batch_size,
+            epochs,
+            seed,
+            self.spec,
+            augmentation,
+            buffer,
+            drop_last,
         )
 
     def _chosen(self, rows: np.ndarray) -> tf.Tensor:

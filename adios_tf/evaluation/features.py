@@ -6,27 +6,32 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from adios_tf.encoders.variants import at_side
 from adios_tf.errors import UserError
 from adios_tf.pretrained import PretrainedModel
 
 LAYERS = ("backbone", "projector", "pixels")
 
 
-def feature_function(model: PretrainedModel, layer: str) -> Callable[[tf.Tensor], tf.Tensor]:
+def feature_function(
+    model: PretrainedModel, layer: str, image_size: int = 0
+) -> Callable[[tf.Tensor], tf.Tensor]:
     """Returns normalized images [B,S,S,3] -> features [B,D], with BatchNorm in inference mode.
 
     Args:
       model: the saved encoder.
       layer: "backbone", "projector" (what the loss saw), or "pixels" (no network at all).
+      image_size: side S if not that of pretraining.
 
     Raises:
-      UserError: the model has no projector.
+      UserError: the model has no projector, or its encoder takes one side only.
     """
     if layer == "pixels":
         return lambda images: tf.reshape(images, [tf.shape(images)[0], -1])
     if layer == "projector" and model.projector is None:
         raise UserError("this model has no projector: use --features=backbone")
-    parts = [model.encoder] if layer == "backbone" else [model.encoder, model.projector]
+    encoder = at_side(model.encoder, image_size or model.image_size)
+    parts = [encoder] if layer == "backbone" else [encoder, model.projector]
 
     @tf.function(reduce_retracing=True)
     def encode(images: tf.Tensor) -> tf.Tensor:

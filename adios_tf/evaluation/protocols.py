@@ -14,6 +14,7 @@ from adios_tf.errors import UserError
 from adios_tf.evaluation import clustering as kmeans
 from adios_tf.evaluation import linear as probes
 from adios_tf.evaluation import mask_quality
+from adios_tf.evaluation.augmentation import steps_per_epoch
 from adios_tf.evaluation.context import EvaluationContext, PartialResult
 from adios_tf.evaluation.finetune import fine_tune
 from adios_tf.evaluation.knn import DISTANCES, knn_predict
@@ -86,7 +87,6 @@ def _probe_rows(
         if results[0].validation
         else "nothing",
         "trained on": results[0].train_count,
-        "normalization": "standardized",
         **settings,
         "note": results[0].note,
     }
@@ -108,7 +108,7 @@ def linear(context: EvaluationContext) -> Groups:
     ]
     if config.save_classifier:
         context.save_classifier(results[0])
-    settings = {"solver": "L-BFGS, refit on all of train"}
+    settings = {"normalization": "standardized", "solver": "L-BFGS, refit on all of train"}
     yield _probe_rows(context, "l2", results, settings, ("linear",))
 
 
@@ -131,10 +131,19 @@ def _sgd_rows(context: EvaluationContext, augmented: bool) -> list[PartialResult
                 config.validation_fraction,
                 seed,
                 batches,
+                optimizer=config.sgd_optimizer,
+                weight_decay=config.sgd_weight_decay,
+                eta=config.sgd_eta,
+                clip=config.sgd_clip,
+                head=config.sgd_head,
+                standardize=config.sgd_standardize,
+                drop_last=config.sgd_drop_last,
+                report=config.sgd_report,
             )
         )
     settings = {
-        "solver": f"SGD, batch {config.sgd_batch_size}",
+        "normalization": "standardized" if config.sgd_standardize else "none",
+        "solver": f"{config.sgd_optimizer.upper()}, batch {config.sgd_batch_size}",
         "epochs": config.sgd_epochs,
         "decay at": " ".join(map(str, config.sgd_decay_epochs)),
         "augmentation": context.probe_augmentation.line(context.spec.size) if augmented else "none",
@@ -159,13 +168,16 @@ def _tuned(context: EvaluationContext, rows: np.ndarray, seed: int) -> tuple[np.
     config = context.config
     if config.features != "backbone":
         raise UserError("fine-tuning trains the encoder: use --features=backbone")
+    if config.protocol_preset == "mixmask":
+        raise UserError("MixMask published no fine-tuning: leave out --protocol_preset=mixmask")
     size = min(config.finetune_batch_size, len(rows))
-    steps = math.ceil(len(rows) / size)
+    steps = steps_per_epoch(len(rows), size, config.finetune_drop_last)
     epochs = max(config.finetune_epochs, math.ceil(config.finetune_steps / steps))
-    augmentation = context.tuning_augmentation
-    batches = context.train.augmented(rows, size, epochs, seed, augmentation)
+    batches = context.train.augmented(
+        rows, size, epochs, seed, context.tuning_augmentation, config.finetune_drop_last
+    )
     model = fine_tune(
-        context.fresh_encoder(),
+        context.fresh_encoder(seed),
         batches,
         steps,
         context.classes,
@@ -174,6 +186,12 @@ def _tuned(context: EvaluationContext, rows: np.ndarray, seed: int) -> tuple[np.
         config.finetune_warmup_epochs,
         config.finetune_weight_decay,
         batchnorm=config.batchnorm,
+        optimizer=config.finetune_optimizer,
+        eta=config.finetune_eta,
+        clip=config.finetune_clip,
+        per_epoch=config.finetune_schedule_per_epoch,
+        head=config.finetune_head,
+        seed=seed,
     )
 
     @tf.function(reduce_retracing=True)
@@ -199,7 +217,8 @@ def _tuned_rows(
         "batch": min(config.finetune_batch_size, len(rows)),
         "augmentation": context.tuning_augmentation.line(context.spec.size),
         "BatchNorm": config.batchnorm,
-        "layers": "all",
+        "optimizer": config.finetune_optimizer,
+        "layers": "all, stem from the start" if context.stem != "keep" else "all",
     }
     return _top_rows(ranked, context.test.labels, variant, settings, groups, changed)
 

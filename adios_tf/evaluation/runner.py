@@ -13,6 +13,7 @@ from adios_tf.evaluation.compare_runs import compare_runs, run_settings
 from adios_tf.evaluation.config import EvaluateConfig
 from adios_tf.evaluation.context import EvaluationContext
 from adios_tf.evaluation.plots import plot_corruptions, plot_rows
+from adios_tf.evaluation.presets import preset_line
 from adios_tf.evaluation.protocols import PROTOCOLS
 from adios_tf.evaluation.results import JSON, Row, text_table, write_results
 from adios_tf.registry import import_plugins
@@ -58,6 +59,8 @@ def evaluate(config: EvaluateConfig) -> list[Row]:
         f"{config.run} on {config.dataset}: {context.train.count} train and {context.test.count} "
         f"test images, {context.spec}, features {config.features}"
     )
+    if config.protocol_preset != "none":
+        print(preset_line(config))
     rows: list[Row] = []
     for name, protocol in protocols.items():
         since = time.perf_counter()
