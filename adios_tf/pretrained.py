@@ -23,6 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from adios_tf.errors import UserError
+from adios_tf.run_folder import INFO, RunFolder
 from adios_tf.serialization import serializable
 
 PARTS = (
@@ -70,7 +71,7 @@ def save(
     for part, model in parts.items():
         if model is not None:
             model.save(fresh / f"{part}.keras")
-    (fresh / "info.json").write_text(json.dumps(info, indent=2) + "\n")
+    (fresh / INFO).write_text(json.dumps(info, indent=2) + "\n")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
@@ -87,16 +88,16 @@ def load(path: Path | str) -> "PretrainedModel":
     Raises:
       UserError: nothing is there, or what is there cannot be read.
     """
-    path = Path(path).expanduser()
-    folder = path if (path / "info.json").exists() else path / "model"
-    if not (folder / "info.json").exists():
+    path, run = Path(path).expanduser(), RunFolder(path)
+    folder = run.model
+    if not run.has_model:
         if (path / ARCHITECTURE).exists():
             return _load_exported(path)
         raise UserError(
             f"no pretrained model in {path}: name a run folder of bin/pretrain.py "
             "that has finished at least one epoch, or a SavedModel of bin/export.py"
         )
-    info = _read_info(folder / "info.json")
+    info = _read_info(folder / INFO)
     parts = {}
     for part in PARTS:
         file = folder / f"{part}.keras"

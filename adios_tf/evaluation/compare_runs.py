@@ -9,25 +9,16 @@ from pathlib import Path
 
 from adios_tf.errors import UserError
 from adios_tf.evaluation.plots import plot_comparison
-from adios_tf.evaluation.results import JSON, run_scores
+from adios_tf.evaluation.results import run_scores
 from adios_tf.evaluation.significance import Comparison, RunScores, compare
 from adios_tf.reporting.tables import format_table, write_json, write_text
+from adios_tf.run_folder import RunFolder
 
 # Settings of a run that do not make it another method.
 _INCIDENTAL = frozenset(
     "run_dir resume seed data_dir download cache devices keep_checkpoints checkpoint_steps "
     "picture_every picture_images knn_every knn_train_images knn_test_images list plugins".split()
 )
-
-
-def run_settings(run: Path) -> dict[str, str]:
-    """Returns the flags that a run folder was made with; empty where it does not say."""
-    file = run / "flags.txt"
-    if not file.exists():
-        return {}
-    lines = (line.strip() for line in file.read_text().splitlines())
-    pairs = (line[2:].partition("=") for line in lines if line.startswith("--"))
-    return {name: value for name, _, value in pairs}
 
 
 def group_names(runs: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
@@ -61,13 +52,13 @@ def load_runs(paths: Sequence[str]) -> list[RunScores]:
     """
     folders = {}
     for path in dict.fromkeys(paths):
-        found = sorted(file.parent for file in Path(path, "evaluation").glob(f"*/{JSON}"))
+        found = RunFolder(path).evaluated()
         if not found:
             raise UserError(
                 f"{path} holds no evaluation: run bin/evaluate.py --run={path} on it first"
             )
         folders[path] = found
-    settings = {path: run_settings(Path(path)) for path in folders}
+    settings = {path: RunFolder(path).settings() for path in folders}
     groups = group_names(settings)
     return [
         run_scores(found, path, groups[path], int(settings[path].get("seed", 0)))

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -21,9 +20,11 @@ from adios_tf.evaluation.config import EvaluateConfig, command
 from adios_tf.evaluation.data import Split, open_pair, open_split
 from adios_tf.evaluation.features import encode_batches, feature_function
 from adios_tf.evaluation.linear import Batches, ProbeResult, Standardizer
+from adios_tf.evaluation.mask_quality import segment
 from adios_tf.evaluation.presets import image_settings
 from adios_tf.evaluation.results import Row
 from adios_tf.evaluation.validation import checked_labels
+from adios_tf.run_folder import RunFolder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,12 +172,8 @@ class EvaluationContext:
                 f"give --image_size={masker.input_shape[1]}"
             )
 
-        @tf.function(reduce_retracing=True)
-        def largest(images: tf.Tensor) -> tf.Tensor:
-            return tf.argmax(masker(images, training=False), axis=-1)
-
         batches = (batch["image"] for batch in self.test.batches(count))
-        slots = encode_batches(largest, batches, self.config.batch_size, count, "masks")
+        slots = encode_batches(segment(masker), batches, self.config.batch_size, count, "masks")
         return slots.astype(np.int64)
 
     # ------------------------------------------------------------------ labels
@@ -208,9 +205,9 @@ class EvaluationContext:
         Raises:
           UserError: other features, or an export, which cannot be added to.
         """
-        run = Path(self.config.run)
-        folder = run if (run / "info.json").exists() else run / "model"
-        if self.config.features != "backbone" or not (folder / "info.json").exists():
+        run = RunFolder(self.config.run)
+        folder = run.model
+        if self.config.features != "backbone" or not run.has_model:
             raise UserError(
                 "--save_classifier keeps a probe of backbone features in a run folder: name a "
                 "run of bin/pretrain.py and leave --features=backbone"

@@ -162,22 +162,22 @@ def open_split(
 def open_pair(config: EvaluateConfig, info: DatasetInfo, spec: ImageSpec) -> tuple[Split, Split]:
     """Opens the train and the test split of a data set.
 
-    A folder without `train` and `test` (or `val`) in it is cut 80 / 20, every class alike.
+    A folder without `test` (or `val`) in it is cut 80 / 20, every class alike.
 
     Raises:
-      UserError: a folder with only one of the two, or the same images in both.
+      UserError: a folder with `test` and without `train`, or the same images in both.
     """
     train_name = config.train_split or info.label_train_split or info.train_split
     test_name = config.test_split or info.test_split
     named = config.train_split or config.test_split
     if info.folder and not named:
         parts = [name for name in ("test", "val", "validation") if _has(info, name)]
-        if not parts and not _has(info, "train"):
-            return _cut(config, info, spec)
-        if not parts or not _has(info, "train"):
+        if not parts:
+            return _cut(config, info, spec, "train" if _has(info, "train") else "all")
+        if not _has(info, "train"):
             raise UserError(
-                f"{info.folder} holds only one of train and test (or val): add the other, or name "
-                "--train_split and --test_split such as train[:80%] and train[80%:]"
+                f"{info.folder} holds {parts[0]} and no train: add it, or name --train_split and "
+                f"--test_split such as {parts[0]}[:80%] and {parts[0]}[80%:]"
             )
         test_name = parts[0]
     train = open_split(config, info, train_name, config.train_images, spec)
@@ -190,15 +190,20 @@ def open_pair(config: EvaluateConfig, info: DatasetInfo, spec: ImageSpec) -> tup
     return train, test
 
 
-def _cut(config: EvaluateConfig, info: DatasetInfo, spec: ImageSpec) -> tuple[Split, Split]:
-    if config.train_images or config.test_images:
-        raise UserError(
-            f"{info.name} is not divided into train and test folders: leave --train_images and "
-            "--test_images out, or name --train_split and --test_split such as train[:80%]"
-        )
-    whole = open_split(config, info, "all", 0, spec)
+def _cut(
+    config: EvaluateConfig, info: DatasetInfo, spec: ImageSpec, name: str
+) -> tuple[Split, Split]:
+    whole = open_split(config, info, name, 0, spec)
     rows, held = split_validation(whole.labels, FOLDER_TEST_SHARE)
-    return whole.part(rows), whole.part(held)
+    limits = config.train_images or None, config.test_images or None
+    return whole.part(_spread(rows, limits[0])), whole.part(_spread(held, limits[1]))
+
+
+def _spread(rows: np.ndarray, limit: int | None) -> np.ndarray:
+    """At most `limit` of the rows, evenly spread: a folder's images stand class by class."""
+    if limit is None or limit >= len(rows):
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, limit).round().astype(int)]
 
 
 def _has(info: DatasetInfo, name: str) -> bool:

@@ -9,18 +9,28 @@ a foreground score skips images without foreground, and the foreground Rand inde
 fewer than two objects, where it can only be 0 or 1.
 """
 
+from collections.abc import Callable
+
+import keras
 import numpy as np
+import tensorflow as tf
 from scipy.ndimage import gaussian_filter
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score
 from tqdm import tqdm
 
 from adios_tf.errors import UserError
+from adios_tf.reporting.panels import segmentation
 
 
-def argmax_segmentation(masks: np.ndarray) -> np.ndarray:
-    """Returns the slot [...] of the largest of masks [...,N]; equal ones go to the first."""
-    return np.argmax(masks, axis=-1)
+def segment(masker: keras.Model) -> Callable[[tf.Tensor], np.ndarray]:
+    """Returns normalized images [B,S,S,3] -> which slot hides each pixel most, [B,S,S].
+
+    The slots of ADIOS sum to 1, so that there this is their argmax, as in the official
+    evaluation; see `segmentation`.
+    """
+    masks = tf.function(lambda images: masker(images, training=False), reduce_retracing=True)
+    return lambda images: segmentation(masks(images).numpy())
 
 
 def random_segmentation(

@@ -14,8 +14,9 @@ import numpy as np
 from adios_tf.errors import UserError
 from adios_tf.evaluation.significance import RunScores
 from adios_tf.reporting.tables import format_table, write_json, write_text
+from adios_tf.run_folder import RESULTS
 
-JSON, TABLE, CSV, CORRECT = "results.json", "table.txt", "results.csv", "correct.npz"
+TABLE, CSV, CORRECT = "table.txt", "results.csv", "correct.npz"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +108,7 @@ def write_results(
     """
     fresh = {row.recipe: row.record() for row in rows}
     kept, correct = [], {}
-    if (folder / JSON).exists():
+    if (folder / RESULTS).exists():
         kept = [r for r in read_results(folder)["rows"] if r["recipe"] not in fresh]
         correct = dict(_load_correct(folder))
     records = [*kept, *fresh.values()]
@@ -121,7 +122,7 @@ def write_results(
     packed = io.BytesIO()
     np.savez(packed, **{name: bits for name, bits in correct.items() if name in known})
     (folder / CORRECT).write_bytes(packed.getvalue())
-    write_json(folder / JSON, {**header, "rows": records})
+    write_json(folder / RESULTS, {**header, "rows": records})
     write_text(folder / TABLE, text_table(records) + "\n")
     file = io.StringIO()
     table = [{**_flat(record), "command": record["command"]} for record in records]
@@ -152,7 +153,7 @@ def read_results(folder: Path) -> dict[str, Any]:
     Raises:
       UserError: nothing there, or damaged.
     """
-    file = folder / JSON
+    file = folder / RESULTS
     try:
         return json.loads(file.read_text())
     except (OSError, json.JSONDecodeError) as error:

@@ -9,14 +9,15 @@ from typing import Any
 from adios_tf import pretrained
 from adios_tf.errors import UserError
 from adios_tf.evaluation import robustness  # noqa: F401  registers its protocols
-from adios_tf.evaluation.compare_runs import compare_runs, run_settings
+from adios_tf.evaluation.compare_runs import compare_runs
 from adios_tf.evaluation.config import EvaluateConfig
 from adios_tf.evaluation.context import EvaluationContext
 from adios_tf.evaluation.plots import plot_corruptions, plot_rows
 from adios_tf.evaluation.presets import preset_line
 from adios_tf.evaluation.protocols import PROTOCOLS
-from adios_tf.evaluation.results import JSON, Row, text_table, write_results
+from adios_tf.evaluation.results import Row, text_table, write_results
 from adios_tf.registry import import_plugins
+from adios_tf.run_folder import RESULTS, RunFolder
 
 
 def evaluate(config: EvaluateConfig) -> list[Row]:
@@ -75,7 +76,7 @@ def evaluate(config: EvaluateConfig) -> list[Row]:
     if context.corruption_curve:
         plot_corruptions(*context.corruption_curve, folder / "corruptions.png")
     print(text_table([row.record() for row in rows]))
-    print(f"written to {folder} ({JSON}, results.csv, table.txt, results.png)")
+    print(f"written to {folder} ({RESULTS}, results.csv, table.txt, results.png)")
     return rows
 
 
@@ -85,7 +86,7 @@ def resolved(config: EvaluateConfig, info: Mapping[str, Any]) -> EvaluateConfig:
         return config
     if not info.get("dataset"):
         raise UserError("this model does not say what it was pretrained on: name --dataset")
-    flags = run_settings(Path(config.run))
+    flags = RunFolder(config.run).settings()
     return dataclasses.replace(
         config,
         dataset=info["dataset"],
@@ -97,7 +98,7 @@ def resolved(config: EvaluateConfig, info: Mapping[str, Any]) -> EvaluateConfig:
 def results_folder(config: EvaluateConfig) -> Path:
     """Returns RUN/evaluation/NAME; the name is that of the data set where none was given."""
     name = config.name or Path(config.dataset.removeprefix("folder:")).name
-    return Path(config.run) / "evaluation" / name
+    return RunFolder(config.run).evaluation(name)
 
 
 def writable(folder: Path) -> None:
@@ -122,7 +123,7 @@ def program(config: EvaluateConfig) -> None:
             print(f"{name:<{width}}  {line}")
     elif config.compare:
         runs = (*filter(None, [config.run]), *config.compare)
-        out = Path(config.out) if config.out else Path(runs[0]) / "evaluation" / "compared"
+        out = Path(config.out) if config.out else RunFolder(runs[0]).evaluation("compared")
         writable(out)
         print(compare_runs(runs, out))
         print(f"written to {out} (compare.txt, compare.json, compare.csv, compare.png)")

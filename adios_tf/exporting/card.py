@@ -7,6 +7,7 @@ from typing import Any
 from adios_tf.exporting.saved_model import sizes
 from adios_tf.pretrained import PretrainedModel
 from adios_tf.reporting.tables import format_value
+from adios_tf.run_folder import RESULTS, RunFolder
 
 _SHOWN = {
     "dataset": "data set",
@@ -49,23 +50,19 @@ def facts(model: PretrainedModel, run: Path | str) -> dict[str, Any]:
       run: the folder it came from; read are flags.txt, summary.json, environment.json and the
         results of evaluations, where they are.
     """
-    run = Path(run).expanduser()
+    folder = RunFolder(run)
     found: dict[str, Any] = {
         "info": model.info,
         "feature_dim": model.encoder.output_shape[-1],
         "parameters": sizes(model),
     }
-    flags = run / "flags.txt"
-    if flags.exists():
-        found["flags"] = flags.read_text().split()
+    if lines := folder.flag_lines():
+        found["flags"] = lines
     for name in ("summary", "environment"):
-        content = _json(run / f"{name}.json")
-        if content is not None:
+        if content := folder.read(getattr(folder, name)):
             found[name] = content
-    evaluations = {
-        file.parent.name: _json(file) for file in sorted(run.glob("evaluation/*/results.json"))
-    }
-    if evaluations := {name: content for name, content in evaluations.items() if content}:
+    evaluations = {done.name: folder.read(done / RESULTS) for done in folder.evaluated()}
+    if evaluations:
         found["evaluations"] = evaluations
     return found
 
@@ -81,13 +78,6 @@ def write_card(model: PretrainedModel, run: Path | str, out: Path | str, files: 
     out, known = Path(out), facts(model, run)
     (out / "model.json").write_text(json.dumps(known | {"files": files}, indent=2) + "\n")
     (out / "README.md").write_text(_text(model, known, files))
-
-
-def _json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError):
-        return None
 
 
 def _text(model: PretrainedModel, known: dict[str, Any], files: list[str]) -> str:
@@ -158,7 +148,7 @@ def _results(known: dict[str, Any]) -> list[str]:
         lines += [f"| {key} | {format_value(value)} |" for key, value in numbers.items()]
         lines += [""]
     for name, content in (known.get("evaluations") or {}).items():
-        rows = content.get("rows", []) if isinstance(content, dict) else content
+        rows = content.get("rows", [])
         rows = [row for row in rows if isinstance(row, dict) and "value" in row]
         if rows:
             heading = ["| protocol | metric | value |", "|---|---|---|"]

@@ -14,6 +14,7 @@ from adios_tf.errors import UserError
 from adios_tf.exporting.torch_file import read_torch_checkpoint
 from adios_tf.exporting.torch_layout import Part, Plan, adios_plan, layout_of, moco_plan
 from adios_tf.nets.torch_weights import official_mapping, weights_from_official
+from adios_tf.run_folder import RunFolder
 
 FACTS, KEPT, FLAGS = "torch.json", "torch.npz", "pretrain.flags"
 # What --args says under other names than our flags do.
@@ -95,7 +96,7 @@ def import_torch(
     entries = {k: v for k, v in content.items() if isinstance(v, str | int | float)}
 
     info = plan.info | {"source": Path(checkpoint).name, "untrained_parts": list(fresh)}
-    pretrained.save(out / "model", info, **{p.name: _as_saved(p) for p in plan.parts})
+    pretrained.save(RunFolder(out).model, info, **{p.name: _as_saved(p) for p in plan.parts})
     facts = {
         "layout": plan.layout,
         "names": list(state),

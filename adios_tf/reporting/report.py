@@ -22,7 +22,8 @@ from adios_tf.reporting.page import (
     section,
     table,
 )
-from adios_tf.reporting.tables import format_value, read_jsonl, write_text
+from adios_tf.reporting.tables import format_value, write_text
+from adios_tf.run_folder import RunFolder
 
 MOST_PANELS = 10  # embedded; a long run's pictures would make a page that no browser likes
 
@@ -67,40 +68,21 @@ def write_report(run_dir: Path | str) -> Path:
     run_dir = Path(run_dir)
     if not run_dir.is_dir():
         raise UserError(f"{run_dir} is not a run folder: name the --run_dir of a pretraining")
-    flags = run_dir / "flags.txt"
-    lines = flags.read_text(encoding="utf-8").splitlines() if flags.exists() else []
-    records = read_jsonl(run_dir / "metrics.jsonl")
-    summary = _read_json(run_dir / "summary.json")
-    environment = _read_json(run_dir / "environment.json")
+    run = RunFolder(run_dir)
+    lines, records = run.flag_lines(), run.records()
+    summary, environment = run.read(run.summary), run.read(run.environment)
     name = run_dir.resolve().name
     text = page(
         f"{name} - adios_tf run",
-        _header(name, _settings(lines), records, summary),
+        _header(name, run.settings(), records, summary),
         _headline(summary),
-        _panels(run_dir / "pictures"),
+        _panels(run.pictures),
         _health(records, summary),
         _curves(records, summary),
         _origin(lines, environment),
         _all_metrics(records),
     )
-    return write_text(run_dir / "report.html", text)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not JSON ({error}): delete it to leave it out") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} must hold one JSON object: delete it to leave it out")
-    return value
-
-
-def _settings(lines: Sequence[str]) -> dict[str, str]:
-    pairs = (re.fullmatch(r"--?(\w+)(?:=(.*))?", line.strip()) for line in lines)
-    return {pair[1]: pair[2] or "true" for pair in pairs if pair}
+    return write_text(run.report, text)
 
 
 def _number(value: Any) -> float | None:

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -14,7 +13,7 @@ from tqdm import tqdm
 from adios_tf.errors import UserError
 from adios_tf.reporting.health import feature_health, mask_health
 from adios_tf.reporting.panels import mask_panel
-from adios_tf.reporting.tables import append_jsonl
+from adios_tf.run_folder import RunFolder
 
 COLLAPSED_SPREAD = 0.02
 
@@ -96,7 +95,7 @@ class Monitor(keras.callbacks.Callback):
     """Writes one record per epoch: losses, rates, speed, health of features and masks, kNN.
 
     Args:
-      run_dir: gets `metrics.jsonl`, `tensorboard/` and `pictures/`.
+      run: gets records, TensorBoard events and pictures.
       views: a fixed batch {"view1", "view2"} of augmented, normalized views [B,S,S,3].
       images, truth: fixed pictures for the panel, [P,S,S,3] in [0,1], and their labels
         [P,S,S] or None.
@@ -108,7 +107,7 @@ class Monitor(keras.callbacks.Callback):
 
     def __init__(
         self,
-        run_dir: Path,
+        run: RunFolder,
         views: Mapping[str, tf.Tensor],
         *,
         images: np.ndarray,
@@ -122,11 +121,11 @@ class Monitor(keras.callbacks.Callback):
         epochs: int,
     ):
         super().__init__()
-        self._run_dir, self._views, self._images, self._truth = run_dir, views, images, truth
+        self._run, self._views, self._images, self._truth = run, views, images, truth
         self._normalize, self._knn, self._knn_every = normalize, knn, knn_every
         self._picture_every, self._images_per_epoch = picture_every, images_per_epoch
         self._stop_on_collapse, self._epochs = stop_on_collapse, epochs
-        self._writer = tf.summary.create_file_writer(str(run_dir / "tensorboard"))
+        self._writer = tf.summary.create_file_writer(str(run.tensorboard))
         self._started, self._rates_at_begin = time.perf_counter(), {}
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
@@ -143,7 +142,7 @@ class Monitor(keras.callbacks.Callback):
         last = epoch + 1 == self._epochs
         if self._knn is not None and self._knn_every and (epoch + 1) % self._knn_every == 0:
             record |= self._knn()
-        append_jsonl(self._run_dir / "metrics.jsonl", record)
+        self._run.add_record(record)
         with self._writer.as_default(step=epoch + 1):
             for name, value in record.items():
                 tf.summary.scalar(name, value)
@@ -184,8 +183,6 @@ class Monitor(keras.callbacks.Callback):
         if not self.model.masked_views:
             return
         masks = self._masks(self._normalize(self._images), self._truth)
-        folder = self._run_dir / "pictures"
-        folder.mkdir(exist_ok=True)
-        panel = mask_panel(self._images, masks, self._truth, folder / f"masks_{epoch:04d}.png")
+        panel = mask_panel(self._images, masks, self._truth, self._run.panel(epoch))
         with self._writer.as_default(step=epoch):
             tf.summary.image("masks", panel[None])

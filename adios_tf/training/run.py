@@ -1,9 +1,7 @@
 """A whole pretraining run: from settings to a run folder."""
 
 import dataclasses
-import json
 import time
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -28,13 +26,14 @@ from adios_tf.evaluation.online import OnlineEvaluator
 from adios_tf.registry import import_plugins
 from adios_tf.reporting.curves import draw_curves
 from adios_tf.reporting.report import write_report
-from adios_tf.reporting.tables import format_table, read_jsonl, write_json
+from adios_tf.reporting.tables import format_table, write_json
+from adios_tf.run_folder import RunFolder
 from adios_tf.training.build import build_pretrainer
 from adios_tf.training.callbacks import Guard, Monitor, Progress
 from adios_tf.training.checkpoints import Checkpoints, SaveCheckpoints
 from adios_tf.training.config import PretrainConfig
 from adios_tf.training.pretrainer import Pretrainer
-from adios_tf.training.run_folder import environment, start_run
+from adios_tf.training.start import environment, start_run
 from adios_tf.training.system import peak_memory_mb
 
 HEALTH_IMAGES = 256
@@ -53,7 +52,7 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
     import_plugins(config.plugins)
     if not config.run_dir:
         raise UserError("--run_dir is required: name the folder that the run may write")
-    run_dir = Path(config.run_dir).expanduser()
+    run = RunFolder(config.run_dir)
     info = describe(config.dataset, config.image_size)
     config = dataclasses.replace(config, image_size=info.image_size)
     keras.mixed_precision.set_dtype_policy(config.precision)
@@ -81,29 +80,29 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
     num_classes = train.num_classes if config.probe else None
     with strategy.scope():
         model = build_pretrainer(config, steps_per_epoch, num_classes or None)
-    checkpoints = Checkpoints(run_dir / "checkpoints", model, config.keep_checkpoints)
-    done = start_run(config, run_dir, model, checkpoints)
+    checkpoints = Checkpoints(run.checkpoints, model, config.keep_checkpoints)
+    done = start_run(config, run, model, checkpoints)
 
-    judge = OnlineEvaluator(config, info, train, model)
-    summary = _before(run_dir, judge) if done == 0 else _saved_before(run_dir)
-    earlier = sum(record["seconds"] for record in read_jsonl(run_dir / "metrics.jsonl"))
+    evaluator = OnlineEvaluator(config, info, train, model)
+    summary = _before(run, evaluator) if done == 0 else run.read(run.before)
+    earlier = sum(record["seconds"] for record in run.records())
     views, pictures = _fixed_batches(config, info, train)
     epoch, step = divmod(done, steps_per_epoch)
     data = training_batches(config, info, train, epoch, step)
 
     def save_model() -> None:
-        _save_model(run_dir, config, info, train, model)
+        _save_model(run, config, info, train, model)
 
     callbacks = [
         Progress(config.batch_size, steps_per_epoch * config.epochs, done),
         Guard(saves=config.checkpoint_steps),
         Monitor(
-            run_dir,
+            run,
             views,
             images=pictures["image"],
             truth=pictures.get("mask"),
             normalize=lambda images: normalize(images, info.mean, info.std),
-            knn=judge.knn if config.knn_every else None,
+            knn=evaluator.knn if config.knn_every else None,
             knn_every=config.knn_every,
             picture_every=config.picture_every,
             images_per_epoch=steps_per_epoch * config.batch_size,
@@ -115,16 +114,16 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
     ]
     if epoch < config.epochs:
         _fit(model, data, callbacks, config.epochs, epoch, step, steps_per_epoch)
-    if not (run_dir / "model").exists():
+    if not run.has_model:
         save_model()
 
-    summary |= judge.after()
-    summary |= _speed(run_dir)
+    summary |= evaluator.after()
+    summary |= _speed(run)
     summary["seconds"] = earlier + time.perf_counter() - started
-    write_json(run_dir / "summary.json", summary)
-    draw_curves(read_jsonl(run_dir / "metrics.jsonl"), run_dir / "pictures" / "curves.png")
-    report = write_report(run_dir)
-    _print(summary, run_dir, report)
+    write_json(run.summary, summary)
+    draw_curves(run.records(), run.curves)
+    write_report(run.path)
+    _print(summary, run)
     return summary
 
 
@@ -224,7 +223,7 @@ def _fixed_batches(
 
 
 def _save_model(
-    run_dir: Path, config: PretrainConfig, info: DatasetInfo, train: Examples, model: Pretrainer
+    run: RunFolder, config: PretrainConfig, info: DatasetInfo, train: Examples, model: Pretrainer
 ) -> None:
     facts = {
         "dataset": config.dataset,
@@ -244,7 +243,7 @@ def _save_model(
         "commit": environment()["commit"],
     }
     pretrained.save(
-        run_dir / "model",
+        run.model,
         facts,
         model.inference_encoder,
         model.objective.projector,
@@ -259,23 +258,16 @@ def _save_model(
 # ------------------------------------------------------------------ closing
 
 
-def _before(run_dir: Path, judge: OnlineEvaluator) -> dict[str, Any]:
-    summary = judge.before()
-    write_json(run_dir / "before.json", summary)
+def _before(run: RunFolder, evaluator: OnlineEvaluator) -> dict[str, Any]:
+    summary = evaluator.before()
+    write_json(run.before, summary)
     for name, value in summary.items():
         tqdm.write(f"{name}: {value:.3f}")
     return dict(summary)
 
 
-def _saved_before(run_dir: Path) -> dict[str, Any]:
-    file = run_dir / "before.json"
-    if not file.exists():
-        return {}
-    return json.loads(file.read_text())
-
-
-def _speed(run_dir: Path) -> dict[str, Any]:
-    records = read_jsonl(run_dir / "metrics.jsonl")
+def _speed(run: RunFolder) -> dict[str, Any]:
+    records = run.records()
     speeds = [record["images_per_second"] for record in records]
     return {
         "epochs": len(records),
@@ -284,11 +276,10 @@ def _speed(run_dir: Path) -> dict[str, Any]:
     }
 
 
-def _print(summary: dict[str, Any], run_dir: Path, report: Path) -> None:
+def _print(summary: dict[str, Any], run: RunFolder) -> None:
     wanted = ("knn_pixels", "knn_untrained", "knn_trained", "mask_ari", "mask_ari_random")
     wanted += ("seconds", "images_per_second", "peak_memory_mb")
     rows = [{"what": name, "value": summary[name]} for name in wanted if name in summary]
     print(format_table(rows, ["what", "value"]))
-    for name, path in (("pictures", run_dir / "pictures"), ("report", report)):
-        print(f"{name}: {path}")
-    print(f"summary: {run_dir / 'summary.json'}")
+    for name in ("pictures", "report", "summary"):
+        print(f"{name}: {getattr(run, name)}")

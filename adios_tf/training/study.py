@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import dataclasses
-import json
 import math
 import os
 import shlex
@@ -23,11 +22,12 @@ from adios_tf.data import describe
 from adios_tf.errors import UserError
 from adios_tf.evaluation.config import EvaluateConfig
 from adios_tf.evaluation.plots import plot_study
-from adios_tf.evaluation.results import JSON, read_results
+from adios_tf.evaluation.results import read_results
 from adios_tf.evaluation.runner import evaluate
 from adios_tf.evaluation.significance import RunScores, significance
 from adios_tf.registry import import_plugins
 from adios_tf.reporting.tables import format_table, write_json, write_text
+from adios_tf.run_folder import RESULTS, RunFolder
 from adios_tf.training.build import build_pretrainer
 from adios_tf.training.config import PretrainConfig
 from adios_tf.training.methods import check_combination
@@ -75,12 +75,12 @@ class Run:
 
     @property
     def results(self) -> Path:
-        return self.folder / "evaluation" / "study"
+        return RunFolder(self.folder).evaluation("study")
 
     @property
     def done(self) -> bool:
         """Whether every protocol is through; results are written after each of them."""
-        if not (self.results / JSON).exists():
+        if not (self.results / RESULTS).exists():
             return False
         return {row["protocol"] for row in read_results(self.results)["rows"]} >= set(PROTOCOLS)
 
@@ -185,7 +185,7 @@ def plan(config: StudyConfig) -> list[Run]:
 
 def _same_settings(run: Run) -> None:
     """Raises `UserError` where the run folder was made with other settings."""
-    file = run.folder / "flags.txt"
+    file = RunFolder(run.folder).flags
     if not file.exists():
         return
     found = cli.parse(PretrainConfig, [f"--flagfile={file}"])
@@ -278,7 +278,8 @@ def seconds_per_step(runs: Sequence[Run], rounds: int) -> dict[str, float]:
 
 def run_values(run: Run) -> dict[str, float]:
     """Returns the scores of a finished run, as fractions, and its baselines."""
-    summary = json.loads((run.folder / "summary.json").read_text())
+    folder = RunFolder(run.folder)
+    summary = folder.read(folder.summary)
     values = {
         row["protocol"]: row["value"]
         for row in read_results(run.results)["rows"]

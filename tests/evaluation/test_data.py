@@ -53,8 +53,11 @@ def test_an_undivided_folder_is_divided_by_class(pictures):
     [(images, labels)] = train.augmented(np.arange(48), 48, 1, 0, Augmentation())
     assert len(images) == 48
     assert np.bincount(labels).tolist() == [16] * 3
-    with pytest.raises(UserError, match="not divided"):
-        open_pair(EvaluateConfig(dataset=str(pictures), test_images=5), info, LOOK)
+    limits = EvaluateConfig(dataset=str(pictures), train_images=12, test_images=6)
+    fewer, tested = open_pair(limits, info, LOOK)
+    assert (fewer.count, tested.count) == (12, 6)
+    assert np.bincount(fewer.labels).tolist() == [4, 4, 4]
+    assert set(np.unique(tested.labels)) == {0, 1, 2}
     overlapping = {"train_split": "train[:60%]", "test_split": "train[40%:]"}
     with pytest.raises(UserError, match="share images"):
         open_pair(EvaluateConfig(dataset=str(pictures), **overlapping), info, LOOK)
@@ -77,8 +80,11 @@ def test_a_divided_folder_is_taken_as_it_is(pictures, tmp_path):
     assert (train.count, test.count) == (54, 6)
     assert test.labels.tolist() == [0, 0, 1, 1, 2, 2]
     shutil.rmtree(tmp_path / "val")
-    with pytest.raises(UserError, match="only one of train and test"):
-        open_pair(EvaluateConfig(dataset=str(tmp_path)), info, LOOK)
+    train, test = open_pair(EvaluateConfig(dataset=str(tmp_path)), info, LOOK)
+    assert train.count + test.count == 54
+    (tmp_path / "train").rename(tmp_path / "test")
+    with pytest.raises(UserError, match="holds test and no train"):
+        open_pair(EvaluateConfig(dataset=str(tmp_path)), describe(str(tmp_path)), LOOK)
 
 
 def test_label_maps():

@@ -8,6 +8,7 @@ from sklearn.metrics import adjusted_rand_score, average_precision_score, jaccar
 
 from adios_tf.errors import UserError
 from adios_tf.evaluation import mask_quality
+from adios_tf.reporting.panels import segmentation
 
 # Background on top, object 1 left, object 2 right; the prediction shifts the border by one.
 TRUE = np.array([[0, 0, 0, 0], [1, 1, 2, 2]])
@@ -116,7 +117,7 @@ def test_without_foreground_there_is_no_foreground_score():
 
 def test_masks_become_labels():
     masks = np.array([[[[0.2, 0.5, 0.3], [0.4, 0.4, 0.2]]]])
-    assert mask_quality.argmax_segmentation(masks).tolist() == [[[1, 0]]]
+    assert segmentation(masks).tolist() == [[[1, 0]]]
 
 
 def test_random_masks_score_near_zero_and_repeat():

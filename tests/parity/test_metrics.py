@@ -12,6 +12,7 @@ from adios_tf.errors import UserError
 from adios_tf.evaluation import mask_quality
 from adios_tf.evaluation.knn import knn_accuracy
 from adios_tf.evaluation.metrics import rank_classes, top_accuracy
+from adios_tf.reporting.panels import segmentation
 
 ACCURACY = ("B64_C10", "B7_C3", "B33_C100")
 SEGMENTED = ("a_random", "a_half_right", "b_random", "b_half_right")
@@ -61,7 +62,7 @@ def test_knn(metrics):
 @pytest.mark.parametrize("case", SEGMENTED)
 def test_segmentation_of_masks(metrics, case):
     masks, true = metrics[f"ari/{case}/pred_masks"], metrics[f"ari/{case}/gt"][..., 0]
-    predicted = mask_quality.argmax_segmentation(masks)
+    predicted = segmentation(masks)
     np.testing.assert_array_equal(predicted, metrics[f"ari/{case}/pred_seg"][..., 0])
     scores = mask_quality.mask_scores(true, predicted)
     for ours, theirs in (("ari", "ari"), ("ari_foreground", "ari_fg")):

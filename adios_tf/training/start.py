@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from adios_tf import cli, pretrained
 from adios_tf.errors import UserError
-from adios_tf.reporting.tables import read_jsonl, write_json, write_jsonl
+from adios_tf.run_folder import RunFolder
 from adios_tf.training.checkpoints import Checkpoints
 from adios_tf.training.config import PretrainConfig
 from adios_tf.training.pretrainer import Pretrainer
@@ -20,10 +20,11 @@ PACKAGES = ("tensorflow", "keras", "keras-cv", "tensorflow-datasets", "numpy", "
 
 
 def start_run(
-    config: PretrainConfig, run_dir: Path, model: Pretrainer, checkpoints: Checkpoints
+    config: PretrainConfig, run: RunFolder, model: Pretrainer, checkpoints: Checkpoints
 ) -> int:
     """Prepares the run folder and the weights; returns the number of updates already done."""
-    begun = (run_dir / "flags.txt").exists() or checkpoints.latest is not None
+    run_dir = run.path
+    begun = run.flags.exists() or checkpoints.latest is not None
     if begun and not config.resume:
         raise UserError(
             f"{run_dir} holds a run already and --resume is off: nothing was overwritten; take a "
@@ -41,17 +42,8 @@ def start_run(
         tqdm.write(f"resuming {run_dir} after {done} updates")
     elif config.init_from:
         bring_weights(config, model)
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / "pictures").mkdir(exist_ok=True)
-        (run_dir / "flags.txt").write_text("\n".join(cli.flag_lines(config)) + "\n")
-    except OSError as error:
-        raise UserError(
-            f"cannot write {run_dir} ({error.strerror}): take another --run_dir"
-        ) from error
-    write_json(run_dir / "environment.json", environment())
-    kept = [r for r in read_jsonl(run_dir / "metrics.jsonl") if r["step"] <= done]
-    write_jsonl(run_dir / "metrics.jsonl", kept)
+    run.begin(cli.flag_lines(config), environment())
+    run.replace_records(record for record in run.records() if record["step"] <= done)
     return done
 
 

@@ -1,0 +1,132 @@
+"""The files of a run folder: the one place that knows their names.
+
+flags.txt           the settings, usable as a flagfile
+environment.json    command, versions, machine
+before.json         accuracies before the first update
+metrics.jsonl       one record per epoch
+summary.json        the results at the end
+checkpoints/        what a killed run goes on from
+model/              the networks and their facts, see `adios_tf.pretrained`
+pictures/           mask panels and curves
+tensorboard/        the same numbers and pictures as TensorBoard events
+evaluation/NAME/    what `bin/evaluate.py` measured on data set NAME
+report.html         all of it on one page
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from adios_tf.errors import UserError
+from adios_tf.reporting.tables import append_jsonl, read_jsonl, write_json, write_jsonl, write_text
+
+INFO = "info.json"  # in a model's folder
+RESULTS = "results.json"  # in an evaluation's folder
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Returns the object that a JSON file holds, {} where there is no such file.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    if not file.exists():
+        return {}
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UserError(f"{file} is not JSON ({error}): delete it to leave it out") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{file} must hold one JSON object: delete it to leave it out")
+    return value
+
+
+class RunFolder:
+    """The paths of one run, and what is read from and written to them.
+
+    Reading gives nothing where a file is not there, and `UserError` where it is damaged. Writing
+    is atomic.
+
+    Args:
+      path: `--run_dir`; need not exist.
+    """
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path).expanduser()
+        self.flags = self.path / "flags.txt"
+        self.environment = self.path / "environment.json"
+        self.before = self.path / "before.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.summary = self.path / "summary.json"
+        self.checkpoints = self.path / "checkpoints"
+        self.pictures = self.path / "pictures"
+        self.curves = self.pictures / "curves.png"
+        self.tensorboard = self.path / "tensorboard"
+        self.evaluations = self.path / "evaluation"
+        self.report = self.path / "report.html"
+
+    @property
+    def model(self) -> Path:
+        """The folder of the networks; the folder itself where it is one, as of an import."""
+        return self.path if (self.path / INFO).exists() else self.path / "model"
+
+    @property
+    def has_model(self) -> bool:
+        return (self.model / INFO).exists()
+
+    def evaluation(self, name: str) -> Path:
+        """The folder of one evaluation."""
+        return self.evaluations / name
+
+    def evaluated(self) -> list[Path]:
+        """The folders of the evaluations that hold results."""
+        return sorted(file.parent for file in self.evaluations.glob(f"*/{RESULTS}"))
+
+    def panel(self, epoch: int) -> Path:
+        """The picture of the masks after an epoch."""
+        return self.pictures / f"masks_{epoch:04d}.png"
+
+    def flag_lines(self) -> list[str]:
+        """Returns the lines of flags.txt."""
+        if not self.flags.exists():
+            return []
+        try:
+            return self.flags.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read {self.flags} ({error}): it is damaged") from error
+
+    def settings(self) -> dict[str, str]:
+        """Returns {flag: value} of flags.txt."""
+        pairs = (re.fullmatch(r"--?(\w+)(?:=(.*))?", line.strip()) for line in self.flag_lines())
+        return {p[1]: "true" if p[2] is None else p[2] for p in pairs if p}
+
+    def records(self) -> list[dict[str, Any]]:
+        """Returns the records of metrics.jsonl, one per epoch."""
+        return read_jsonl(self.metrics)
+
+    def add_record(self, record: Mapping[str, Any]) -> None:
+        append_jsonl(self.metrics, record)
+
+    def replace_records(self, records: Iterable[Mapping[str, Any]]) -> None:
+        write_jsonl(self.metrics, records)
+
+    def read(self, file: Path) -> dict[str, Any]:
+        """Returns what one of the JSON files holds."""
+        return read_json(file)
+
+    def begin(self, flags: Sequence[str], environment: Mapping[str, Any]) -> None:
+        """Makes the folder and writes what is known at the start.
+
+        Raises:
+          UserError: the folder cannot be written.
+        """
+        try:
+            self.pictures.mkdir(parents=True, exist_ok=True)
+            write_text(self.flags, "\n".join(flags) + "\n")
+            write_json(self.environment, environment)
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self.path} ({error.strerror}): take another --run_dir"
+            ) from error
