@@ -11,6 +11,8 @@ import tensorflow as tf
 
 from adios_tf.errors import UserError
 
+__all__ = ["count", "draw", "gather", "permute", "start_row", "strategy_for"]
+
 
 def strategy_for(devices: int = 0) -> tf.distribute.Strategy:
     """Returns the strategy for this machine, or for several if TF_CONFIG names them.
@@ -40,14 +42,14 @@ def count() -> int:
 
 
 def start_row(local_rows: tf.Tensor) -> tf.Tensor:
-    """Returns where this replica's rows begin in the global batch; int32 scalar."""
+    """Returns where this replica's `local_rows` begin in the global batch; int32 scalar."""
     if count() == 1:
         return tf.constant(0)
     return tf.distribute.get_replica_context().replica_id_in_sync_group * local_rows
 
 
 def gather(x: tf.Tensor) -> tf.Tensor:
-    """Returns the rows of all replicas in order, [B,...] -> [R*B,...].
+    """Returns the rows `x` of all replicas in order, [B,...] -> [R*B,...].
 
     The gradient flows back to every replica, so a loss of gathered rows, divided by the
     number of replicas and summed over them, moves the weights as one device would.

@@ -16,6 +16,19 @@ from adios_tf import distribution
 from adios_tf.errors import UserError
 from adios_tf.serialization import serializable
 
+__all__ = [
+    "CosineDistance",
+    "InfoNCE",
+    "MixMask",
+    "NTXent",
+    "NegativeCosine",
+    "cosine_distance",
+    "info_nce",
+    "negative_cosine",
+    "normalize",
+    "nt_xent_rows",
+]
+
 _NORM_FLOOR = 1e-12
 
 
@@ -32,7 +45,7 @@ def at_least_float32(x: tf.Tensor) -> tf.Tensor:
 
 
 def normalize(x: tf.Tensor, floor: float = _NORM_FLOOR) -> tf.Tensor:
-    """Returns rows [B,D] divided by max(|row|, floor).
+    """Returns the rows of `x` [B,D] divided by max(|row|, `floor`).
 
     The rows are first brought to the size of their largest entry, so that neither the squares
     nor their gradients leave the range of float32. The floor changes the value, not the
@@ -73,15 +86,18 @@ def nt_xent_rows(query: tf.Tensor, key: tf.Tensor, temperature: float) -> tf.Ten
 
 
 def negative_cosine(query: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
-    """Minus the cosine of each row pair, [B,D] x [B,D] -> [B]; norms are floored at 1e-8.
+    """-cos of `query` and `key`, [B,D] x [B,D] -> [B]; norms are floored at 1e-8.
 
-    Gradient flows into both: stop it where the method says so.
+    Source: Chen and He (2021), eq. 1. Gradient flows into both: stop it where the method says so.
     """
     return -tf.reduce_sum(normalize(query, 1e-8) * normalize(key, 1e-8), axis=-1)
 
 
 def cosine_distance(query: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
-    """|q/|q| - k/|k||^2 = 2 - 2 cos(q, k) (Grill et al., 2020, eq. 2), [B,D] x [B,D] -> [B]."""
+    """2 - 2 cos of `query` and `key`, [B,D] x [B,D] -> [B]: the unit vectors' squared distance.
+
+    Source: Grill et al. (2020), eq. 2.
+    """
     return 2 + 2 * negative_cosine(query, key)
 
 

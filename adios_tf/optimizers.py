@@ -23,13 +23,15 @@ from adios_tf.errors import UserError
 from adios_tf.registry import Registry
 from adios_tf.serialization import serializable
 
+__all__ = ["LARS", "OPTIMIZERS", "SGD", "AdamW", "build_optimizer", "is_one_dimensional"]
+
 OPTIMIZERS = Registry("optimizer")
 
 Rate = float | keras.optimizers.schedules.LearningRateSchedule
 
 
 def is_one_dimensional(variable: keras.Variable) -> bool:
-    """Whether the weight is a bias or a normalization's scale or offset in PyTorch's layout.
+    """Whether `variable` is a bias or a normalization's scale or offset in PyTorch's layout.
 
     Keras's attention layers keep biases as [heads, size]; in PyTorch they have one dimension,
     so the name decides there. Class tokens and position tables have more than one dimension
@@ -131,6 +133,9 @@ class SGD(_Optimizer):
       weight_decay: coupled: it goes through the momentum.
       exclude_1d: no decay of one-dimensional weights. PyTorch's default decays all.
       accumulation_steps: calls per update.
+
+    Raises:
+      UserError: a number out of range.
     """
 
     def __init__(
@@ -189,6 +194,9 @@ class LARS(SGD):
       eta: trust coefficient: 0.02 in ADIOS's pretraining, 0.001 in its linear evaluation.
       clip: never more than the plain SGD step.
       exclude_1d: plain SGD without decay for one-dimensional weights.
+
+    Raises:
+      UserError: a number out of range.
     """
 
     def __init__(

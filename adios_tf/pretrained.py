@@ -83,7 +83,9 @@ def save(
 def load(path: Path | str) -> "PretrainedModel":
     """Returns the model of a run folder, of the `model` folder inside it, or of an export.
 
-    An export is a SavedModel that `bin/export.py` wrote; it lies beside its architecture.
+    Args:
+      path: the folder. An export is a SavedModel that `bin/export.py` wrote; it lies beside its
+        architecture.
 
     Raises:
       UserError: nothing is there, or what is there cannot be read.

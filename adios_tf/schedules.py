@@ -11,6 +11,8 @@ from adios_tf.errors import UserError
 from adios_tf.registry import Registry
 from adios_tf.serialization import serializable
 
+__all__ = ["SCHEDULES", "WarmupCosine", "build_schedule", "cosine_ramp"]
+
 SCHEDULES = Registry("schedule")
 
 
@@ -171,6 +173,15 @@ def build_schedule(
 
 
 def cosine_ramp(step: tf.Tensor, total_steps: int, base: float, final: float) -> tf.Tensor:
-    """EMA momentum of BYOL at `step` (Grill et al., 2020): cosine from `base` to `final`."""
+    """EMA momentum of BYOL (Grill et al., 2020): a cosine from `base` to `final`.
+
+    Args:
+      step: counted from 0, any shape.
+      total_steps: where `final` is reached, and kept.
+      base, final: momenta in [0,1].
+
+    Returns:
+      float64, as `step`.
+    """
     progress = tf.minimum(tf.cast(step, tf.float64) / float(total_steps), 1.0)
     return final - (final - base) * (tf.cos(np.pi * progress) + 1.0) / 2.0

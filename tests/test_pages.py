@@ -6,6 +6,7 @@ import sys
 import types
 from pathlib import Path
 
+import keras
 import pytest
 import tensorflow as tf
 
@@ -129,6 +130,12 @@ def test_words_of_ones_own(monkeypatch):
     covered = model.fill.cover(views[1], hidden[..., 0], tf.constant([3, 4])).images
     expected = tf.where(hidden > 0, views[1][:, :, ::-1], views[1])
     tf.debugging.assert_near(covered, expected)
+
+    read = keras.saving.deserialize_keras_object
+    again = read(keras.saving.serialize_keras_object(model.objective))
+    again.set_weights(model.objective.get_weights())
+    ours, theirs = (o.embed(views[0], True, True, training=False) for o in (model.objective, again))
+    tf.debugging.assert_equal(ours.query, theirs.query)
 
     distances = []
     for _ in range(5):

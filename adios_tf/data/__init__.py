@@ -9,6 +9,7 @@ from adios_tf.data.pipeline import (
     throughput,
     views_from_images,
 )
+from adios_tf.data.shapes import Shapes
 from adios_tf.data.sources import Examples, load_examples
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "AugmentConfig",
     "DatasetInfo",
     "Examples",
+    "Shapes",
     "augment",
     "describe",
     "evaluation_dataset",

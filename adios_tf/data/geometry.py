@@ -226,5 +226,5 @@ def evaluation_transform(
 
 
 def normalize(images: tf.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> tf.Tensor:
-    """Subtracts the mean of each channel and divides by its deviation: [..., 3] float32."""
+    """Returns `images` [...,3] less the `mean`, divided by the deviation `std`, in float32."""
     return (images - tf.constant(mean, tf.float32)) / tf.constant(std, tf.float32)

@@ -292,7 +292,7 @@ def views_from_images(
 
 
 def throughput(dataset: tf.data.Dataset, batches: int = 20, warmup: int = 3) -> float:
-    """Returns images per second that a dataset of batches delivers by itself."""
+    """Returns images per second that `dataset` gives by itself, over `batches` after `warmup`."""
     iterator = iter(dataset)
     for _ in range(warmup):
         next(iterator)

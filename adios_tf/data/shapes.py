@@ -2,7 +2,7 @@
 
 Nine classes of patterned objects before textured backgrounds (drawn by `scenes`), an instance
 mask for every image, and the test scenes again with other backgrounds, as in the backgrounds
-challenge (Xiao et al., arXiv 2006.09994). After `import adios_tf.data.shapes`,
+challenge (Xiao et al., arXiv 2006.09994). After `adios_tf.data` is imported,
 `tfds.load("shapes")` or `tfds.load("shapes/side64")` works like any other data set.
 """
 

@@ -71,6 +71,11 @@ def as_encoder(model: keras.Model, image_size: int, in_channels: int = 3) -> ker
     Feature maps [B,h,w,D] are averaged over positions. The weights are the model's own, not a
     copy; its BatchNorm layers keep the user's settings.
 
+    Args:
+      model: images of `image_size` S and `in_channels` C -> features or feature maps.
+      image_size: side S of the square images, in pixels.
+      in_channels: C.
+
     Raises:
       UserError: the model does not take such images, or gives anything but [B,D] or [B,h,w,D].
     """

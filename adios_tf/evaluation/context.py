@@ -32,8 +32,10 @@ class PartialResult:
     """A row before the context has added what all rows share; see `Row`.
 
     Attributes:
+      metric, values, variant, settings: as in `Row`.
       groups: flag groups that the row depends on beside the shared ones.
       changed: settings that single the row out among the protocol's.
+      correct: [n] bool, which test images are right, to compare runs by; None where none are.
     """
 
     metric: str

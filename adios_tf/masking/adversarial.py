@@ -29,6 +29,9 @@ class Adversarial(Masking):
         `-alpha2 * B` here (B the batch), with a softmax kind; see `penalties.entropy`.
       entropy_kind: `coverage`, `softmax` (per view), or `softmax_joint` (one softmax over the
         slots of all views, as the official SimSiam code does it).
+
+    Raises:
+      UserError: fewer than two slots, or another `entropy_kind`.
     """
 
     trains = True

@@ -35,7 +35,11 @@ def per_channel(mask: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
 
 
 class Fill(Configured, keras.layers.Layer):
-    """Base class of fills."""
+    """Base class of fills. A subclass covers what a mask hides.
+
+    Attributes:
+      clean_weight: weight of the objective between the two clean views; None = as the masking.
+    """
 
     clean_weight: float | None = None
 
@@ -108,6 +112,9 @@ class Noise(Paint):
       noise_std: standard deviation, in normalized (and high-passed) space; 0.18 in MSCN.
       noise_tile: side in pixels of one patch of noise that is repeated over all images of the
         batch, 32 in MSCN; 0 draws every pixel of every image anew.
+
+    Raises:
+      UserError: a negative number.
     """
 
     def __init__(self, noise_std: float = 0.18, noise_tile: int = 0, **kwargs: Any):
@@ -141,6 +148,9 @@ class Blur(Paint):
 
     Args:
       fill_blur: standard deviation of the Gaussian, as a share of the image's side.
+
+    Raises:
+      UserError: `fill_blur` is not above 0.
     """
 
     def __init__(self, fill_blur: float = 0.1, **kwargs: Any):

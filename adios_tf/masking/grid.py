@@ -182,7 +182,14 @@ class GridMasking(Masking):
 @MASKINGS.register("blocks", "MixMask: blocks of grid cells, grown to an exact share")
 @serializable
 class Blocks(GridMasking):
-    """The visible part is grown from rectangles, and topped up with single cells where short."""
+    """The visible part is grown from rectangles, and topped up with single cells where short.
+
+    Args:
+      grid_size, keep_ratio, per_image: see `GridMasking`.
+
+    Raises:
+      UserError: a grid below 2x2, or a share that leaves no cell or all cells visible.
+    """
 
     def __init__(
         self, grid_size: int = 8, keep_ratio: float = 0.5, per_image: bool = False, **kwargs: Any
@@ -198,7 +205,14 @@ class Blocks(GridMasking):
 @MASKINGS.register("cells", "MixMask's discrete masks: every grid cell for itself")
 @serializable
 class Cells(GridMasking):
-    """Each cell is visible with probability `keep_ratio`; all or none visible is drawn again."""
+    """Each cell is visible with probability `keep_ratio`; all or none visible is drawn again.
+
+    Args:
+      grid_size, keep_ratio, per_image: see `GridMasking`.
+
+    Raises:
+      UserError: a grid below 2x2, or a share outside (0,1).
+    """
 
     def __init__(
         self, grid_size: int = 8, keep_ratio: float = 0.5, per_image: bool = False, **kwargs: Any

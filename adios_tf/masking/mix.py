@@ -32,6 +32,9 @@ class Mix(Fill):
       partner: `reversal` of the batch, as the official code has it where there is one mixture;
         the further slots of an update take a random partner, so that no two mixtures of an
         image share theirs. `random`: always a random permutation.
+
+    Raises:
+      UserError: another `partner`.
     """
 
     clean_weight = 1.0

@@ -30,6 +30,9 @@ class MSCN(Masking):
       focal_prob: how often a mask is focal.
       focal_side: side of the focal window, as a share of the image's.
       channel_prob: how often a grid mask hides cells of each color for itself.
+
+    Raises:
+      UserError: a share outside (0,1), or `keep_least` above `keep_most`.
     """
 
     masked_views = (2,)

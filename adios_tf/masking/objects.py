@@ -52,6 +52,10 @@ class Objects(Masking):
         bounding `box`.
       morph_size: side of the square of erosion and dilation, in pixels.
       object_shuffle: take the masks of another image of the batch.
+
+    Raises:
+      UserError: fewer than two masks, or another `object_morph`; when masks are asked for, data
+        without ground truth.
     """
 
     masked_views = (2,)

@@ -25,6 +25,9 @@ class Patches(Masking):
     Args:
       patch_size: side of a patch in pixels.
       keep_ratio: share of the patches that stays visible; a quarter in MAE.
+
+    Raises:
+      UserError: a patch below 1 pixel, or a share outside (0,1).
     """
 
     masked_views = (2,)
@@ -61,6 +64,9 @@ class Rectangles(Masking):
 
     Args:
       keep_ratio: share of the image that stays visible at most.
+
+    Raises:
+      UserError: a share outside (0,1).
     """
 
     masked_views = (2,)

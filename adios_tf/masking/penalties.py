@@ -11,7 +11,7 @@ SPARSITY_EDGE = 1e-3
 
 
 def coverage(masks: tf.Tensor) -> tf.Tensor:
-    """Returns the hidden share per image and slot, [B,H,W,N] -> [B,N], at least float32."""
+    """Returns what `masks` [B,H,W,N] hide of each image, a share [B,N], at least float32."""
     if masks.dtype in (tf.float16, tf.bfloat16):
         masks = tf.cast(masks, tf.float32)
     return tf.reduce_mean(masks, axis=(1, 2))

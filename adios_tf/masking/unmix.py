@@ -56,6 +56,9 @@ class UnMix(Masking):
       unmix_prob: how often the whole images are blended rather than a box pasted.
       unmix_beta: of the Beta distribution; 1 is uniform.
       per_image: a mask of its own for every image.
+
+    Raises:
+      UserError: `unmix_beta` is not above 0.
     """
 
     masked_views = (2,)
@@ -97,6 +100,9 @@ class UnMixBlocks(Masking):
       grid_size, keep_ratio: see `Blocks`.
       unmix_prob, unmix_beta: see `UnMix`.
       per_image: of both.
+
+    Raises:
+      UserError: see both.
     """
 
     masked_views = UnMix.masked_views

@@ -149,6 +149,7 @@ class MomentumObjective(Objective):
     """An objective whose keys come from an exponential moving average of encoder and projector.
 
     Args:
+      encoder, projector, predictor: see `Objective`.
       ema_base, ema_final: momentum at the first and the last step, cosine in between.
       total_steps: length of training in updates; None keeps the momentum at `ema_base`.
     """

@@ -17,7 +17,9 @@ class BYOL(MomentumObjective):
     """The distance is 2 - 2 cos(prediction, target); both directions are summed.
 
     Args:
-      hidden_dim, output_dim: of the projector; `predictor_dim`: hidden width of the predictor.
+      encoder: images [B,H,W,3] -> features [B,D].
+      hidden_dim, output_dim: of the projector; `predictor_dim`: hidden width of the predictor;
+        or bring a `projector` [B,D] -> [B,P] and a `predictor` [B,P] -> [B,P].
       ema_base, ema_final, total_steps: see `MomentumObjective`.
     """
 

@@ -37,13 +37,17 @@ class MoCo(MomentumObjective):
     never a key (papers: MixMask, official code).
 
     Args:
+      encoder: images [B,H,W,3] -> features [B,D].
       temperature: of InfoNCE (0.2 in MoCo v2, 0.1 on CIFAR).
       queue_size: K, the negatives that are kept; at least the keys of one step.
       symmetric: both views are query once, and the two losses are summed; an occluded view is
         then compared with the keys of both views (Un-Mix, official code for CIFAR), and the
         queue takes both.
-      hidden_dim, output_dim: of the projector.
+      hidden_dim, output_dim: of the projector; or bring a `projector` [B,D] -> [B,P].
       ema_base: momentum of the EMA encoder (0.999; 0.99 on CIFAR).
+
+    Raises:
+      UserError: a temperature that is not above 0.
     """
 
     def __init__(

@@ -19,8 +19,12 @@ class SimCLR(Objective):
     Half of each direction: NT-Xent is the mean over the rows of both.
 
     Args:
+      encoder: images [B,H,W,3] -> features [B,D].
       temperature: of NT-Xent (0.2 in the ADIOS recipes).
-      hidden_dim, output_dim: of the projector.
+      hidden_dim, output_dim: of the projector; or bring a `projector` [B,D] -> [B,P].
+
+    Raises:
+      UserError: a temperature that is not above 0.
     """
 
     direction_weight = 0.5

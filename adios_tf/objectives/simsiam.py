@@ -21,10 +21,12 @@ class SimSiam(Objective):
     two that are always there.
 
     Args:
+      encoder: images [B,H,W,3] -> features [B,D].
       symmetric_mask: also predict the occluded views from the clean ones.
       no_mask: also the clean views from each other.
       both_mask: also the occluded views from each other.
-      hidden_dim, output_dim: of the projector; `predictor_dim`: hidden width of the predictor.
+      hidden_dim, output_dim: of the projector; `predictor_dim`: hidden width of the predictor;
+        or bring a `projector` [B,D] -> [B,P] and a `predictor` [B,P] -> [B,P].
     """
 
     masked_views = (1, 2)

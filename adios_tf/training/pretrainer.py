@@ -47,6 +47,9 @@ class Pretrainer(Configured, keras.Model):
         only one occluded copy are alive at a time.
       seed: of every random draw inside the step; draws depend on (seed, step) alone.
 
+    Raises:
+      UserError: another `update`, `fill` or `slot_reduction` than there is.
+
     Call `compile` with the optimizers, then `fit` on a dataset of batches
     {"view1", "view2": [B,S,S,3] float32, "label": [B] and "mask1", "mask2": [B,S,S] optional}.
     """

@@ -1,8 +1,10 @@
 """What `import adios_tf` offers to somebody who has a model of their own."""
 
+import inspect
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import keras
@@ -13,10 +15,14 @@ import tensorflow as tf
 import adios_tf
 from adios_tf import pretrained
 from adios_tf.encoders import build_encoder
+from adios_tf.masking import FILLS, MASKINGS
 from adios_tf.nets import build_projector, build_unet
+from adios_tf.objectives import OBJECTIVES
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 SIDE = 16
+NAMED = r"^ +[\w, *]*\b{0}\b[\w, ]*:|`{0}`"  # a parameter in "Args:", or in the text
 
 
 @pytest.fixture(scope="module")
@@ -35,16 +41,92 @@ def run(tmp_path_factory):
 
 
 def test_importing_is_light():
-    code = "import adios_tf, sys; sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
+    code = """
+import sys, time
+started = time.perf_counter()
+import adios_tf
+assert time.perf_counter() - started < 0.3
+assert not {"tensorflow", "keras", "numpy"} & set(sys.modules)
+assert adios_tf.__version__ and "losses" in dir(adios_tf)
+"""
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
-def test_every_public_name_is_there():
-    for name in adios_tf.__all__:
-        assert getattr(adios_tf, name) is not None
-        assert name in dir(adios_tf)
+@pytest.mark.parametrize("module", [adios_tf, adios_tf.evaluation])
+def test_every_public_name_is_there(module):
+    assert module.__all__ == dir(module)
+    for name in module.__all__:
+        assert getattr(module, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'lode'"):
-        adios_tf.lode  # noqa: B018
+        module.lode  # noqa: B018
+
+
+def test_the_version_is_that_of_the_package():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert settings["project"]["dynamic"] == ["version"]
+    assert settings["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "adios_tf.__version__"}
+
+
+def public(module):
+    """{dotted name: object} of all that users reach, without modules."""
+    found = {}
+    for name in module.__all__:
+        value, dotted = getattr(module, name), f"{module.__name__}.{name}"
+        found |= public(value) if inspect.ismodule(value) else {dotted: value}
+    return found
+
+
+def test_docstrings_name_every_parameter():
+    """Also those that a base class explains; settings and tuples explain their fields in place."""
+    silent = set()
+    for name, value in public(adios_tf).items():
+        if not (inspect.isclass(value) or inspect.isfunction(value)):
+            continue
+        docs = "\n".join(c.__doc__ or "" for c in getattr(value, "__mro__", (value, object))[:-1])
+        call = vars(value).get("__init__") if inspect.isclass(value) else value
+        parameters = set(inspect.signature(call).parameters) if call else set()
+        unnamed = {p for p in parameters if not re.search(NAMED.format(p), docs, re.M)}
+        unnamed -= {"self", "args", "kwargs", "name", "config"}
+        if inspect.isfunction(value) and re.search(r"(see|as) `\w+`", docs):
+            continue
+        silent |= {f"{name}: {p}" for p in unnamed} or ({name} if not value.__doc__ else set())
+    assert {line for line in silent if "Config: " not in line} == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_pages_name_public_things_only(page):
+    text = page.read_text()
+    assert not re.findall(r"(?:from|import) adios_tf\.[\w.]*", text), "a deep import"
+    for name in re.findall(r"`(adios_tf(?:\.\w+)+)", text):
+        found = adios_tf
+        for part in name.split(".")[1:]:
+            assert part in getattr(found, "__all__", dir(found)), name
+            found = getattr(found, part)
+
+
+def test_the_page_names_every_public_name():
+    named = set(re.findall(r"`adios_tf\.(\w+)`", (ROOT / "docs" / "python.md").read_text()))
+    assert named == set(adios_tf.__all__)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_examples_of_a_page_run(page, run, tmp_path, monkeypatch):
+    """All Python blocks of a page, one after another, but those that need the real data sets."""
+    for registry in (OBJECTIVES, MASKINGS, FILLS, adios_tf.evaluation.PROTOCOLS):
+        for part in ("_entries", "_lines"):
+            monkeypatch.setattr(registry, part, dict(getattr(registry, part)))
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.S)
+    code = "\n".join(block for block in blocks if "../shared" not in block)
+    if '"models/adios/1"' in code:
+        adios_tf.export(run, "models/adios/1")
+    scope = {"__name__": "page"}
+    exec(re.sub('"(RUN|runs/quickstart)"', repr(str(run)), code), scope)
+    if page.stem == "README":
+        assert scope["features"].shape[0] == scope["masks"].shape[0] == 4
+    if page.stem == "export":
+        assert scope["features"].shape[0] == 8
+        assert scope["masks"].shape == (8, SIDE, SIDE, 3)
 
 
 def labeled(count=64):
@@ -121,17 +203,6 @@ def dynamic_float(model):
 def test_images_of_another_shape_are_refused(run, shape):
     with pytest.raises(adios_tf.UserError, match=r"must be \[B,H,W,3\]"):
         adios_tf.load(run).features(np.zeros(shape, "f4"))
-
-
-def test_the_example_of_the_documentation_runs(run, monkeypatch):
-    text = (ROOT / "docs" / "export.md").read_text()
-    code = re.search(r"```python\n(.*?)```", text, re.S)[1]
-    lines = [line for line in code.splitlines() if line and not line.startswith("import")]
-    assert len(lines) <= 10
-    scope = {}
-    exec(code.replace('"RUN"', repr(str(run))), scope)
-    assert scope["features"].shape[0] == 8
-    assert scope["masks"].shape == (8, SIDE, SIDE, 3)
 
 
 def test_folders_that_hold_no_model(run, tmp_path):
