@@ -26,11 +26,12 @@ _HOMES = {
     "Pretrainer": "adios_tf.training.pretrainer:Pretrainer",
     "Probe": "adios_tf.training.probe:Probe",
     "UserError": "adios_tf.errors:UserError",
-    "evaluate": "adios_tf.evaluation.runner:evaluate",
+    "Run": "adios_tf.api:Run",
+    "evaluate": "adios_tf.api:evaluate",
     "export": "adios_tf.exporting.export_run:export_run",
     "import_torch": "adios_tf.exporting.torch_import:import_torch",
     "load": "adios_tf.pretrained:load",
-    "pretrain": "adios_tf.training.run:pretrain",
+    "pretrain": "adios_tf.api:pretrain",
 }
 _MODULES = ("data", "distribution", "encoders", "evaluation", "losses", "masking", "nets")
 _MODULES += ("objectives", "optimizers", "schedules")

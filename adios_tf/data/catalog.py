@@ -145,6 +145,11 @@ def describe(name: str, image_size: int = 0) -> DatasetInfo:
     """
     if not name.removeprefix("folder:"):
         raise UserError(f"--dataset={name}: name a data set or a folder of images")
+    if name.startswith("memory:"):
+        raise UserError(
+            f"{name} stands for images that were handed over in Python: name a data set or a "
+            "folder with --dataset"
+        )
     if name in CATALOG:
         info = CATALOG[name]
     elif name.startswith("folder:") or "/" in name or Path(name).is_dir():

@@ -5,11 +5,12 @@ from typing import Any
 
 import keras
 
-from adios_tf.encoders import build_encoder
+from adios_tf.encoders import as_encoder, build_encoder
 from adios_tf.masking import FILLS, MASKINGS, Masking
 from adios_tf.nets import build_unet
 from adios_tf.nets.filters import build_high_pass
 from adios_tf.objectives import OBJECTIVES, Objective
+from adios_tf.objectives.base import copy_of
 from adios_tf.optimizers import build_optimizer
 from adios_tf.registry import construct
 from adios_tf.schedules import build_schedule
@@ -37,16 +38,24 @@ def build_masking(config: PretrainConfig, settings: dict[str, Any]) -> Masking:
     return construct(policy, settings, **given)
 
 
-def build_objective(config: PretrainConfig, settings: dict[str, Any]) -> Objective:
-    """Returns the objective that the settings name, around a fresh backbone."""
-    encoder = build_encoder(
-        config.backbone, config.image_size, stem=config.stem, padding=config.padding
-    )
+def build_objective(
+    config: PretrainConfig, settings: dict[str, Any], encoder: keras.Model | None = None
+) -> Objective:
+    """Returns the objective that the settings name, around the encoder or a fresh backbone."""
+    if encoder is None:
+        encoder = build_encoder(
+            config.backbone, config.image_size, stem=config.stem, padding=config.padding
+        )
+    else:
+        encoder = as_encoder(copy_of(encoder), config.image_size)
     return construct(OBJECTIVES[config.objective], settings, encoder=encoder)
 
 
 def build_pretrainer(
-    config: PretrainConfig, steps_per_epoch: int, num_classes: int | None
+    config: PretrainConfig,
+    steps_per_epoch: int,
+    num_classes: int | None,
+    encoder: keras.Model | None = None,
 ) -> Pretrainer:
     """Returns a compiled Pretrainer with fresh weights that depend on the seed alone.
 
@@ -54,6 +63,7 @@ def build_pretrainer(
       config: `image_size` must be set.
       steps_per_epoch: batches per epoch, for the schedules.
       num_classes: of the labels that the online probe learns; None = no probe.
+      encoder: a model to train a copy of, instead of a fresh backbone.
 
     Raises:
       UserError: an unknown name, or a combination that makes no sense.
@@ -61,7 +71,7 @@ def build_pretrainer(
     check_combination(config)
     keras.utils.set_random_seed(config.seed)
     settings = dataclasses.asdict(config) | {"total_steps": config.epochs * steps_per_epoch}
-    objective = build_objective(config, settings)
+    objective = build_objective(config, settings, encoder)
     masking = build_masking(config, settings)
     model = Pretrainer(
         objective,

@@ -20,6 +20,7 @@ from adios_tf.data import (
     normalize,
     pretrain_dataset,
 )
+from adios_tf.data.in_memory import InMemory
 from adios_tf.distribution import strategy_for
 from adios_tf.errors import UserError
 from adios_tf.evaluation.online import OnlineEvaluator
@@ -39,8 +40,17 @@ from adios_tf.training.system import peak_memory_mb
 HEALTH_IMAGES = 256
 
 
-def pretrain(config: PretrainConfig) -> dict[str, Any]:
+def pretrain(
+    config: PretrainConfig,
+    images: InMemory | None = None,
+    encoder: keras.Model | None = None,
+) -> dict[str, Any]:
     """Trains, evaluates before and after, and writes the run folder.
+
+    Args:
+      config: the settings.
+      images: to train on, instead of `config.dataset`.
+      encoder: a model to train a copy of, instead of `config.backbone`.
 
     Returns:
       What `summary.json` holds.
@@ -53,7 +63,7 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
     if not config.run_dir:
         raise UserError("--run_dir is required: name the folder that the run may write")
     run = RunFolder(config.run_dir)
-    info = describe(config.dataset, config.image_size)
+    info = images.info if images else describe(config.dataset, config.image_size)
     config = dataclasses.replace(config, image_size=info.image_size)
     keras.mixed_precision.set_dtype_policy(config.precision)
     strategy = strategy_for(config.devices)
@@ -69,7 +79,7 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
             "device only; take mixed_bfloat16, or --devices=1"
         )
 
-    train = training_examples(config, info)
+    train = images.examples if images else training_examples(config, info)
     steps_per_epoch = train.count // config.batch_size
     if not steps_per_epoch:
         raise UserError(
@@ -79,7 +89,7 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
         raise UserError("one image is too few: pretraining compares images with each other")
     num_classes = train.num_classes if config.probe else None
     with strategy.scope():
-        model = build_pretrainer(config, steps_per_epoch, num_classes or None)
+        model = build_pretrainer(config, steps_per_epoch, num_classes or None, encoder)
     checkpoints = Checkpoints(run.checkpoints, model, config.keep_checkpoints)
     done = start_run(config, run, model, checkpoints)
 
