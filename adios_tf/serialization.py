@@ -8,7 +8,6 @@ class when a file asks for it.
 """
 
 import importlib.abc
-import importlib.util
 import inspect
 import sys
 from importlib.machinery import ModuleSpec
@@ -115,12 +114,16 @@ class _AfterKeras(importlib.abc.MetaPathFinder):
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         if name != "keras":
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        others = (finder for finder in sys.meta_path if finder is not self)
+        found = (finder.find_spec(name, path, target) for finder in others)
+        spec = next((spec for spec in found if spec is not None), None)
         if spec is not None and spec.loader is not None:
             loader, execute = spec.loader, spec.loader.exec_module
 
             def execute_and_register(module: ModuleType) -> None:
+                # Not before: a spec may be asked for to see whether Keras is there, and dropped.
+                if self in sys.meta_path:
+                    sys.meta_path.remove(self)
                 loader.exec_module = execute
                 execute(module)
                 _register()

@@ -19,7 +19,7 @@ from adios_tf.encoders import ClassTokenAndPositions
 from adios_tf.encoders.vit import build_vit
 from adios_tf.masking.sequential import Recursion
 from adios_tf.pretrained import PretrainedModel
-from adios_tf.schedules import WarmupCosine
+from adios_tf.schedules import SCHEDULES, WarmupCosine, build_schedule
 
 ROOT = Path(__file__).resolve().parents[1]
 SAVED = ROOT / "tests" / "saved"  # written before the classes moved (0.1.0, adios_tf.artifact)
@@ -210,7 +210,25 @@ def test_a_config_comes_back(name):
     same(numbers(again), numbers(thing))
 
 
-ORDERS = ("import adios_tf, keras", "import keras, adios_tf", "import adios_tf.masking, keras")
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules_by_name_come_back(name):
+    rate = build_schedule(name, 0.5, 8, 3, warmup_epochs=2, milestones=(2, 5))
+    optimizer = optimizers.SGD(rate)
+    text = json.dumps(keras.saving.serialize_keras_object(optimizer))
+    again = keras.saving.deserialize_keras_object(json.loads(text))
+    for _ in range(24):
+        assert float(again.learning_rate) == float(optimizer.learning_rate)
+        for each in (again, optimizer):
+            each.build([])
+            each._iterations.assign_add(1)
+
+
+ORDERS = (
+    "import adios_tf, keras",
+    "import keras, adios_tf",
+    "import importlib.util, adios_tf; importlib.util.find_spec('keras'); "
+    "import adios_tf.masking, keras",
+)
 PROGRAM = """
 import json, sys
 import numpy as np
