@@ -8,10 +8,12 @@ A program in `bin/` is a dataclass of settings and a function that takes it:
 
     cli.start(main, Settings, __doc__)
 
-`--flagfile=FILE` comes first on the command line; what follows overrides it.
+`--flagfile=FILE`, or `--recipe=NAME` for a recipe that comes with the package, comes first on the
+command line; what follows overrides it.
 """
 
 import dataclasses
+import functools
 import os
 import re
 import sys
@@ -22,11 +24,51 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags
+from absl import flags, logging
 from tqdm import tqdm
 
 from adios_tf.errors import UserError
 from adios_tf.registry import unknown_name
+
+MOST_USED = "most used"
+_ALWAYS = """\
+--flagfile=FILE reads settings from a file; put it first, overrides behind it.
+--recipe=NAME reads those of a recipe that comes with the package.
+--verbose lets TensorFlow's own messages through."""
+
+
+def recipes() -> dict[str, str]:
+    """Returns {name: what it is} of the recipes that come with the package."""
+    root = _recipe_folder()
+    found = {}
+    for file in sorted(root.rglob("*.flags")):
+        first = file.read_text(encoding="utf-8").splitlines()[0]
+        found[str(file.relative_to(root).with_suffix(""))] = first.lstrip("# ")
+    return found
+
+
+def _recipe_folder() -> Path:
+    """`configs/` of a clone, or the same folder within an installed package."""
+    here = Path(__file__).parent
+    clone = here.parent
+    return clone / "configs" if (clone / "pyproject.toml").is_file() else here / "recipes"
+
+
+def recipe_file(name: str) -> Path:
+    """Returns a file of the recipes, such as `quickstart` or `study/methods.txt`.
+
+    Raises:
+      UserError: there is none of that name.
+    """
+    for file in (_recipe_folder() / name, _recipe_folder() / f"{name}.flags"):
+        if file.is_file():
+            return file
+    raise unknown_name("recipe", name, recipes())
+
+
+def _recipe_as_flagfile(argument: str) -> str:
+    match = re.fullmatch(r"--?recipe=(.*)", argument)
+    return f"--flagfile={recipe_file(match[1])}" if match else argument
 
 
 def setting(
@@ -37,6 +79,7 @@ def setting(
     least: float | None = None,
     above: float | None = None,
     most: float | None = None,
+    common: bool = False,
 ) -> Any:
     """Declares one field of a settings dataclass, and so one flag.
 
@@ -46,9 +89,10 @@ def setting(
       group: the heading under which `--help` lists it.
       choices: the allowed strings.
       least, above, most: bounds of a number: value >= least, > above, <= most.
+      common: whether `--help` lists it first, among the flags that are used most.
     """
     limits = {"least": least, "above": above, "most": most}
-    metadata = {"text": text, "group": group, "choices": choices, **limits}
+    metadata = {"text": text, "group": group, "choices": choices, "common": common, **limits}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -113,7 +157,7 @@ def parse(settings_class: type, argv: Sequence[str]) -> Any:
     values = flags.FlagValues()
     _define(settings_class, values)
     try:
-        stray = values(["program", *argv])[1:]
+        stray = values(["program", *map(_recipe_as_flagfile, argv)])[1:]
     except (flags.Error, OSError) as error:
         raise UserError(" ".join(str(error).split())) from error
     except UnicodeDecodeError as error:
@@ -153,7 +197,7 @@ def flag_lines(settings: Any) -> list[str]:
 
 def help_text(settings_class: type, doc: str) -> str:
     """Returns the text of `--help`: the flags under their groups, with defaults."""
-    groups: dict[str, list[str]] = {"input": []}
+    groups: dict[str, list[str]] = {MOST_USED: [], "input": []}
     for field in dataclasses.fields(settings_class):
         rule, default = field.metadata, field.default
         if isinstance(default, tuple):
@@ -161,8 +205,8 @@ def help_text(settings_class: type, doc: str) -> str:
         choices = f" One of: {', '.join(rule['choices'])}." if rule["choices"] else ""
         shown = "" if default is None or default == "" else f" [{default}]"
         line = f"  --{field.name}{shown}\n        {rule['text']}.{choices}"
-        groups.setdefault(rule["group"], []).append(line)
-    parts = [doc.strip(), "\n--flagfile=FILE reads settings from a file; put it first."]
+        groups.setdefault(MOST_USED if rule["common"] else rule["group"], []).append(line)
+    parts = [doc.strip(), "\n" + _ALWAYS]
     for group, lines in groups.items():
         if lines:
             parts.append(f"\n{group}:\n" + "\n".join(lines))
@@ -170,10 +214,13 @@ def help_text(settings_class: type, doc: str) -> str:
 
 
 def quiet_tensorflow() -> None:
-    """Imports TensorFlow without its start-up chatter, part of which no setting turns off.
+    """Imports TensorFlow so that neither it nor absl nor TFDS writes to the terminal.
 
-    What it prints is kept back, and shown after all if the import fails.
+    Some of what TensorFlow prints while it is imported no setting turns off: it is kept back, and
+    shown after all if the import fails. With --verbose everything is let through.
     """
+    if _verbose():
+        return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     sys.stderr.flush()
@@ -182,7 +229,8 @@ def quiet_tensorflow() -> None:
         os.dup2(kept.fileno(), 2)
         try:
             import keras  # noqa: F401
-            import tensorflow  # noqa: F401
+            import tensorflow as tf
+            import tensorflow_datasets as tfds
         except BaseException:
             kept.seek(0)
             os.write(visible, kept.read())
@@ -190,17 +238,29 @@ def quiet_tensorflow() -> None:
         finally:
             os.dup2(visible, 2)
             os.close(visible)
+    logging.set_verbosity(logging.ERROR)
+    tf.get_logger().setLevel("ERROR")
+    tfds.disable_progress_bar()
+
+
+def _verbose() -> bool:
+    return "ADIOS_VERBOSE" in os.environ
 
 
 def start(main: Callable[[Any], Any], settings_class: type, doc: str) -> None:
     """Runs a program: parses the flags, calls `main(settings)`, turns mistakes into one line.
 
+    Progress bars are for terminals: elsewhere there are plain lines only.
+
     Exit codes: 0 done, 2 a user's mistake (one line on standard error), 130 interrupted.
     """
-    argv = sys.argv[1:]
+    argv = [arg for arg in sys.argv[1:] if arg not in ("--verbose", "-verbose")]
+    if len(argv) < len(sys.argv) - 1:
+        os.environ["ADIOS_VERBOSE"] = "1"  # for the processes that this one starts, too
     if any(arg in ("--help", "-h", "-help", "--helpfull", "--helpshort") for arg in argv):
         print(help_text(settings_class, doc))
         sys.exit(0)
+    tqdm.__init__ = functools.partialmethod(tqdm.__init__, disable=None)
     try:
         main(parse(settings_class, argv))
     except UserError as error:

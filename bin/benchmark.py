@@ -1,15 +1,7 @@
-"""Measures the training step: time, share of the machine's peak, memory, data pipeline.
+#!/usr/bin/env python3
+"""See adios_tf/programs/benchmark.py, or --help."""
 
-    python bin/benchmark.py
-
-The variants are timed in turn, so that their ratios hold when the machine's speed drifts.
-"""
-
-from adios_tf import cli
-
-cli.quiet_tensorflow()
-
-from adios_tf.training.benchmark import BenchmarkConfig, benchmark
+from adios_tf.programs.benchmark import run
 
 if __name__ == "__main__":
-    cli.start(benchmark, BenchmarkConfig, __doc__)
+    run()

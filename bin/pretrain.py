@@ -1,26 +1,7 @@
-"""Pretrains an encoder against a masker.
+#!/usr/bin/env python3
+"""See adios_tf/programs/pretrain.py, or --help."""
 
-    python bin/pretrain.py --flagfile=configs/quickstart.flags
-
-Settings come from a flagfile first and may be overridden behind it. What the words of
---objective, --masking, --fill, --backbone and --dataset may be: --list.
-"""
-
-from adios_tf import cli
-
-cli.quiet_tensorflow()
-
-from adios_tf.training.config import PretrainConfig
-from adios_tf.training.methods import list_methods
-from adios_tf.training.run import pretrain
-
-
-def main(config: PretrainConfig) -> None:
-    if config.list:
-        list_methods(config.plugins)
-    else:
-        pretrain(config)
-
+from adios_tf.programs.pretrain import run
 
 if __name__ == "__main__":
-    cli.start(main, PretrainConfig, __doc__)
+    run()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adios_tf import cli
-from adios_tf.cli import flag_lines, help_text, parse, setting
+from adios_tf.cli import MOST_USED, flag_lines, help_text, parse, setting
 from adios_tf.errors import UserError
 from adios_tf.training.config import PretrainConfig
 
@@ -186,7 +186,9 @@ def test_help_lists_every_flag_under_its_group():
         elif line.startswith("  --"):
             groups[line.split()[0].removeprefix("--")] = heading
     fields = dataclasses.fields(PretrainConfig)
-    assert groups == {field.name: field.metadata["group"] for field in fields}
+    expected = {f.name: MOST_USED if f.metadata["common"] else f.metadata["group"] for f in fields}
+    assert groups == expected
+    assert next(iter(groups.values())) == MOST_USED
     assert all(field.metadata["text"] for field in fields)
 
 

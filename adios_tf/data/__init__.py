@@ -1,30 +1,22 @@
 """Where images come from, and how two views are made of one."""
 
-from adios_tf.data.augment import AugmentConfig, augment
-from adios_tf.data.catalog import CATALOG, DatasetInfo, describe
-from adios_tf.data.geometry import evaluation_transform, normalize
-from adios_tf.data.pipeline import (
-    evaluation_dataset,
-    pretrain_dataset,
-    throughput,
-    views_from_images,
-)
-from adios_tf.data.shapes import Shapes
-from adios_tf.data.sources import Examples, load_examples
+from adios_tf import lazy
 
-__all__ = [
-    "CATALOG",
-    "AugmentConfig",
-    "DatasetInfo",
-    "Examples",
-    "Shapes",
-    "augment",
-    "describe",
-    "evaluation_dataset",
-    "evaluation_transform",
-    "load_examples",
-    "normalize",
-    "pretrain_dataset",
-    "throughput",
-    "views_from_images",
-]
+_HOMES = {
+    "AugmentConfig": "adios_tf.data.augment:AugmentConfig",
+    "CATALOG": "adios_tf.data.catalog:CATALOG",
+    "DatasetInfo": "adios_tf.data.catalog:DatasetInfo",
+    "Examples": "adios_tf.data.sources:Examples",
+    "Shapes": "adios_tf.data.shapes:Shapes",
+    "augment": "adios_tf.data.augment:augment",
+    "describe": "adios_tf.data.catalog:describe",
+    "evaluation_dataset": "adios_tf.data.pipeline:evaluation_dataset",
+    "evaluation_transform": "adios_tf.data.geometry:evaluation_transform",
+    "load_examples": "adios_tf.data.sources:load_examples",
+    "normalize": "adios_tf.data.geometry:normalize",
+    "pretrain_dataset": "adios_tf.data.pipeline:pretrain_dataset",
+    "throughput": "adios_tf.data.pipeline:throughput",
+    "views_from_images": "adios_tf.data.pipeline:views_from_images",
+}
+
+__getattr__, __dir__, __all__ = lazy.attach(__name__, _HOMES)

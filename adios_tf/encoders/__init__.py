@@ -1,7 +1,12 @@
 """Encoders: by name from a table of families, or a Keras model of the user's own."""
 
-from adios_tf.encoders.backbones import as_encoder, build_encoder
-from adios_tf.encoders.builders import BACKBONES
-from adios_tf.encoders.vit import ClassTokenAndPositions
+from adios_tf import lazy
 
-__all__ = ["BACKBONES", "ClassTokenAndPositions", "as_encoder", "build_encoder"]
+_HOMES = {
+    "BACKBONES": "adios_tf.encoders.builders:BACKBONES",
+    "ClassTokenAndPositions": "adios_tf.encoders.vit:ClassTokenAndPositions",
+    "as_encoder": "adios_tf.encoders.backbones:as_encoder",
+    "build_encoder": "adios_tf.encoders.backbones:build_encoder",
+}
+
+__getattr__, __dir__, __all__ = lazy.attach(__name__, _HOMES)

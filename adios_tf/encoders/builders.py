@@ -12,6 +12,7 @@ from typing import Any
 import keras
 
 from adios_tf.encoders.convnet import build_convnet
+from adios_tf.encoders.names import BACKBONE_LINES
 from adios_tf.encoders.rebuild import Family, Plan, rebuild
 from adios_tf.encoders.vit import build_vit
 from adios_tf.errors import UserError
@@ -96,19 +97,19 @@ def _refuse_choices(name: str, plan: Plan) -> None:
         raise UserError(f"backbone {name} has no choice of stem or padding: leave both out")
 
 
-def _register(name: str, line: str, build: Callable[..., keras.Model]) -> None:
-    BACKBONES.register(name, line)(build)
+def _register(name: str, build: Callable[..., keras.Model]) -> None:
+    BACKBONES.register(name, BACKBONE_LINES[name])(build)
 
 
-def _register_keras_cv(name: str, line: str, family: Family, **arguments: Any) -> None:
-    _register(name, line, partial(_keras_cv, family, arguments))
+def _register_keras_cv(name: str, family: Family, **arguments: Any) -> None:
+    _register(name, partial(_keras_cv, family, arguments))
 
 
-_register("convnet_small", "four convolutions, made for a CPU; option width scales it", _convnet)
+_register("convnet_small", _convnet)
 
-for _suffix, _line, _family in (
-    ("", "as in torchvision", Family("ResNetBackbone", *_RESNET_STEM)),
-    ("_v2", "with pre-activation", Family("ResNetV2Backbone", *_RESNET_STEM)),
+for _suffix, _family in (
+    ("", Family("ResNetBackbone", *_RESNET_STEM)),
+    ("_v2", Family("ResNetV2Backbone", *_RESNET_STEM)),
 ):
     for _depth, _block, _repeats in (
         (18, "basic_block", [2, 2, 2, 2]),
@@ -117,7 +118,6 @@ for _suffix, _line, _family in (
     ):
         _register_keras_cv(
             f"resnet{_depth}{_suffix}",
-            f"ResNet-{_depth} {_line}",
             _family,
             block_type=_block,
             stackwise_filters=[64, 128, 256, 512],
@@ -136,7 +136,6 @@ for _size, _width, _deep, (_repeats, _in, _out) in (
 ):
     _register_keras_cv(
         f"efficientnetv2_{_size}",
-        f"EfficientNetV2-{_size.upper()}, without stochastic depth",
         Family("EfficientNetV2Backbone", "stem_conv", 2),
         width_coefficient=_width,
         depth_coefficient=_deep,
@@ -153,7 +152,6 @@ for _size, _width, _deep, (_repeats, _in, _out) in (
 
 _register_keras_cv(
     "mobilenetv3_small",
-    "MobileNetV3 Small",
     Family("MobileNetV3Backbone", "Conv", 2),
     stackwise_expansion=[1, 72 / 16, 88 / 24, 4, 6, 6, 3, 3, 6, 6, 6],
     stackwise_filters=[16, 24, 24, 40, 40, 40, 48, 48, 96, 96, 96],
@@ -164,7 +162,6 @@ _register_keras_cv(
 )
 _register_keras_cv(
     "mobilenetv3_large",
-    "MobileNetV3 Large",
     Family("MobileNetV3Backbone", "Conv", 2),
     stackwise_expansion=[1, 4, 3, 3, 3, 3, 6, 2.5, 2.3, 2.3, 6, 6, 6, 6, 6],
     stackwise_filters=[16, 24, 24, 40, 40, 40, 80, 80, 80, 80, 112, 112, 160, 160, 160],
@@ -175,9 +172,8 @@ _register_keras_cv(
 )
 _register_keras_cv(
     "densenet121",
-    "DenseNet-121",
     Family("DenseNetBackbone", "conv1_conv", 4, ("pool1",), fan="fan_in"),
     stackwise_num_repeats=[6, 12, 24, 16],
 )
-_register("vit_tiny", "Vision Transformer, width 192; option patch", partial(_vit, 192, 3))
-_register("vit_small", "Vision Transformer, width 384; option patch", partial(_vit, 384, 6))
+_register("vit_tiny", partial(_vit, 192, 3))
+_register("vit_small", partial(_vit, 384, 6))

@@ -24,12 +24,12 @@ class EvaluateConfig:
     """Settings of `adios_tf.evaluation.runner.evaluate` and flags of `bin/evaluate.py`."""
 
     # ------------------------------------------------------------------ input
-    run: str = setting("", "run folder or exported model to evaluate", "input")
+    run: str = setting("", "run folder or exported model to evaluate", "input", common=True)
     protocols: tuple[str, ...] = setting(
-        ("knn", "linear", "clustering"), "what to evaluate; see --list", "input"
+        ("knn", "linear", "clustering"), "what to evaluate; see --list", "input", common=True
     )
     seeds: tuple[int, ...] = setting(
-        (0,), "of everything random; several give mean and spread", "input", least=0
+        (0,), "of everything random; several give mean and spread", "input", least=0, common=True
     )
     plugins: tuple[str, ...] = setting((), "modules to import first (own layers, ...)", "input")
     protocol_preset: str = setting(
@@ -40,25 +40,36 @@ class EvaluateConfig:
     )
 
     # ------------------------------------------------------------------ output
-    compare: tuple[str, ...] = setting((), "put the results of these runs side by side", "output")
+    compare: tuple[str, ...] = setting(
+        (), "put the results of these runs side by side", "output", common=True
+    )
     name: str = setting("", "results go to RUN/evaluation/NAME; empty = the data set", "output")
-    out: str = setting("", "results go to this folder instead", "output")
+    out: str = setting("", "results go to this folder instead", "output", common=True)
     save_classifier: bool = setting(
         False, "linear: keep the classifier in the run folder, for exports", "output"
     )
-    list: bool = setting(False, "print the protocols and stop", "output")
+    list: bool = setting(False, "print the protocols and stop", "output", common=True)
 
     # ------------------------------------------------------------------ data
     dataset: str = setting(
-        "", "catalog or TFDS name, or a folder of images; empty = pretraining's", "data"
+        "",
+        "catalog or TFDS name, or a folder of images; empty = pretraining's",
+        "data",
+        common=True,
     )
-    data_dir: str = setting("", "where prepared TFDS data sets lie; empty = TFDS's own", "data")
+    data_dir: str = setting(
+        "", "where prepared TFDS data sets lie; empty = TFDS's own", "data", common=True
+    )
     download: bool = setting(False, "let TFDS download a data set that is not there", "data")
     class_list: str = setting("", "file of class names that restricts the data set", "data")
     train_split: str = setting("", "split to learn from; empty = the catalog's", "data")
     test_split: str = setting("", "split to test on; empty = the catalog's", "data")
-    train_images: int = setting(0, "learn from the first so many images; 0 = all", "data", least=0)
-    test_images: int = setting(0, "test on the first so many images; 0 = all", "data", least=0)
+    train_images: int = setting(
+        0, "learn from the first so many images; 0 = all", "data", least=0, common=True
+    )
+    test_images: int = setting(
+        0, "test on the first so many images; 0 = all", "data", least=0, common=True
+    )
     skip_broken: bool = setting(False, "leave unreadable images out, and count them", "data")
     image_size: int = setting(0, "side of the images; 0 = pretraining's", "data", least=0)
     resize: str = setting(

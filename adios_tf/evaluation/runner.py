@@ -16,7 +16,6 @@ from adios_tf.evaluation.plots import plot_corruptions, plot_rows
 from adios_tf.evaluation.presets import preset_line
 from adios_tf.evaluation.protocols import PROTOCOLS
 from adios_tf.evaluation.results import Row, text_table, write_results
-from adios_tf.registry import import_plugins
 from adios_tf.run_folder import RESULTS, RunFolder
 
 
@@ -115,13 +114,8 @@ def writable(folder: Path) -> None:
 
 
 def program(config: EvaluateConfig) -> None:
-    """What bin/evaluate.py does: list, compare, or evaluate."""
-    import_plugins(config.plugins)
-    if config.list:
-        width = max(map(len, PROTOCOLS))
-        for name, line in PROTOCOLS.lines().items():
-            print(f"{name:<{width}}  {line}")
-    elif config.compare:
+    """Compares runs or evaluates one, as the settings say."""
+    if config.compare:
         runs = (*filter(None, [config.run]), *config.compare)
         out = Path(config.out) if config.out else RunFolder(runs[0]).evaluation("compared")
         writable(out)

@@ -13,40 +13,14 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from adios_tf.cli import setting
 from adios_tf.data import AugmentConfig, Examples, pretrain_dataset, throughput
 from adios_tf.reporting.tables import format_table, write_json
 from adios_tf.training.build import build_pretrainer
-from adios_tf.training.config import PretrainConfig
+from adios_tf.training.config import BenchmarkConfig, PretrainConfig
 from adios_tf.training.pretrainer import Pretrainer
 from adios_tf.training.system import Timed, peak_memory_mb, time_in_turn
 
-
-@dataclasses.dataclass(frozen=True)
-class BenchmarkConfig:
-    """What `bin/benchmark.py` measures."""
-
-    backbone: str = setting("resnet18", "encoder", "network")
-    image_size: int = setting(32, "side of the views", "network", least=8)
-    batch_size: int = setting(64, "images per step", "network", least=1)
-    num_masks: int = setting(4, "mask slots N", "network", least=2)
-    masker_base: int = setting(32, "U-Net width c", "network", least=1)
-    objective: str = setting("simclr", "see bin/pretrain.py --list", "network")
-    precision: str = setting(
-        "float32",
-        "of activations",
-        "network",
-        choices=("float32", "mixed_bfloat16", "mixed_float16"),
-    )
-    xla: bool = setting(False, "compile with XLA", "network")
-    rounds: int = setting(5, "timed steps of each variant, in turn", "measurement", least=1)
-    memory: bool = setting(True, "also measure peak memory, a process per variant", "measurement")
-    out: str = setting("", "JSON file to write", "measurement")
-    only_memory_of: str = setting(
-        "", "internal: measure one variant's memory, print it", "internal"
-    )
-
-
+PROGRAM = "adios_tf.programs.benchmark"
 # masking and update of each timed variant
 VARIANTS = {
     "all alternating": ("adversarial", "alternating"),
@@ -224,7 +198,7 @@ def _memory(config: BenchmarkConfig) -> dict[str, Any]:
             for field in dataclasses.fields(config)
             if field.name not in ("out", "only_memory_of", "memory")
         ]
-        command = [sys.executable, sys.argv[0], *flags, f"--only_memory_of={name}"]
+        command = [sys.executable, "-m", PROGRAM, *flags, f"--only_memory_of={name}"]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         peaks[name] = json.loads(done.stdout.strip().splitlines()[-1])["peak_mb"]
     base = peaks["one copy"]

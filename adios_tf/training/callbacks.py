@@ -23,25 +23,36 @@ class Progress(keras.callbacks.Callback):
 
     def __init__(self, batch_size: int, steps: int, steps_done: int):
         super().__init__()
-        self._batch = batch_size
-        self._bar = tqdm(
-            total=steps * batch_size,
-            initial=steps_done * batch_size,
-            unit="img",
-            unit_scale=True,
-            desc="pretrain",
-            mininterval=1.0,
-        )
+        self._batch, self._images, self._done = batch_size, steps * batch_size, steps_done
+        self._bar: tqdm | None = None
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        if self._bar is None:
+            tqdm.write("building the training step")
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        self._bar.update(self._batch)
+        self._done += 1
+        if self._bar is None:  # only now, so that the time left does not count the building
+            self._bar = tqdm(
+                total=self._images,
+                initial=self._done * self._batch,
+                unit="img",
+                unit_scale=True,
+                desc="pretrain",
+                mininterval=1.0,
+                bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, "
+                "{rate_noinv_fmt}]",
+            )
+        else:
+            self._bar.update(self._batch)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         shown = "  ".join(f"{k} {v:.4g}" for k, v in (logs or {}).items() if np.ndim(v) == 0)
-        self._bar.write(f"epoch {epoch + 1}: {shown}")
+        tqdm.write(f"epoch {epoch + 1}: {shown}")
 
     def on_train_end(self, logs: dict | None = None) -> None:
-        self._bar.close()
+        if self._bar is not None and self._done * self._batch >= self._images:
+            self._bar.close()
 
 
 class Guard(keras.callbacks.Callback):

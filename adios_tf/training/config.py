@@ -10,27 +10,37 @@ class PretrainConfig:
     """Settings of `adios_tf.training.run.pretrain` and flags of `bin/pretrain.py`."""
 
     # ------------------------------------------------------------------ run
-    run_dir: str = setting("", "folder that the run writes; required", "run")
+    run_dir: str = setting("", "folder that the run writes; required", "run", common=True)
     resume: bool = setting(True, "continue from the run folder's last checkpoint", "run")
     init_from: str = setting("", "run folder whose weights to start from", "run")
     init_parts: str = setting(
         "all", "which weights --init_from brings", "run", choices=("all", "encoder")
     )
-    seed: int = setting(0, "of weights, data order, augmentation and masks", "run", least=0)
+    seed: int = setting(
+        0, "of weights, data order, augmentation and masks", "run", least=0, common=True
+    )
     plugins: tuple[str, ...] = setting((), "modules to import first (own objectives, ...)", "run")
-    list: bool = setting(False, "print what can be named in flags, and stop", "run")
+    list: bool = setting(False, "print what can be named in flags, and stop", "run", common=True)
 
     # ------------------------------------------------------------------ data
-    dataset: str = setting("shapes", "catalog or TFDS name, or a folder of images", "data")
-    data_dir: str = setting("", "where prepared TFDS data sets lie; empty = TFDS's own", "data")
+    dataset: str = setting(
+        "shapes", "catalog or TFDS name, or a folder of images", "data", common=True
+    )
+    data_dir: str = setting(
+        "", "where prepared TFDS data sets lie; empty = TFDS's own", "data", common=True
+    )
     download: bool = setting(False, "let TFDS download a data set that is not there", "data")
     class_list: str = setting("", "file of class names that restricts the data set", "data")
     train_split: str = setting("", "TFDS split to train on; empty = the catalog's", "data")
     test_split: str = setting("", "TFDS split for the final kNN; empty = the catalog's", "data")
     train_images: int = setting(0, "train on the first so many images; 0 = all", "data", least=0)
     skip_broken: bool = setting(False, "leave unreadable images out, and count them", "data")
-    image_size: int = setting(0, "side of the views; 0 = the catalog's", "data", least=0)
-    batch_size: int = setting(128, "images per update over all devices", "data", least=1)
+    image_size: int = setting(
+        0, "side of the views; 0 = the catalog's", "data", least=0, common=True
+    )
+    batch_size: int = setting(
+        128, "images per update over all devices", "data", least=1, common=True
+    )
     cache: str = setting(
         "auto", "keep the decoded images in memory", "data", choices=("auto", "yes", "no")
     )
@@ -58,7 +68,7 @@ class PretrainConfig:
     )
 
     # ------------------------------------------------------------------ encoder
-    backbone: str = setting("resnet18", "see --list", "encoder")
+    backbone: str = setting("resnet18", "see --list", "encoder", common=True)
     stem: str = setting(
         "auto",
         "first layers of a ResNet: auto = small up to 64 pixels",
@@ -73,7 +83,7 @@ class PretrainConfig:
     )
 
     # ------------------------------------------------------------------ objective
-    objective: str = setting("simclr", "see --list", "objective")
+    objective: str = setting("simclr", "see --list", "objective", common=True)
     temperature: float = setting(0.2, "of contrastive objectives", "objective", above=0)
     hidden_dim: int = setting(2048, "hidden width of the projector", "objective", least=1)
     output_dim: int = setting(128, "width of the projections", "objective", least=1)
@@ -87,8 +97,10 @@ class PretrainConfig:
     symmetric: bool = setting(False, "MoCo: both views are query once", "objective")
 
     # ------------------------------------------------------------------ masking
-    masking: str = setting("adversarial", "see --list", "masking")
-    num_masks: int = setting(4, "mask slots N of a learned masking", "masking", least=1)
+    masking: str = setting("adversarial", "see --list", "masking", common=True)
+    num_masks: int = setting(
+        4, "mask slots N of a learned masking", "masking", least=1, common=True
+    )
     masked_views: str = setting(
         "auto",
         "which views get an occluded copy; auto = the objective's choice",
@@ -192,7 +204,7 @@ class PretrainConfig:
     )
 
     # ------------------------------------------------------------------ fill
-    fill: str = setting("erase", "what covers the hole; see --list", "fill")
+    fill: str = setting("erase", "what covers the hole; see --list", "fill", common=True)
     partner: str = setting(
         "reversal", "mix: which image fills", "fill", choices=("reversal", "random")
     )
@@ -209,12 +221,14 @@ class PretrainConfig:
         "optimization",
         choices=("alternating", "simultaneous"),
     )
-    epochs: int = setting(100, "passes over the data", "optimization", least=1)
+    epochs: int = setting(100, "passes over the data", "optimization", least=1, common=True)
     optimizer: str = setting(
         "lars", "of encoder and masker", "optimization", choices=("lars", "sgd", "adamw")
     )
-    learning_rate: float = setting(0.4, "of the encoder", "optimization", above=0)
-    masker_learning_rate: float = setting(0.1, "of the masker", "optimization", above=0)
+    learning_rate: float = setting(0.4, "of the encoder", "optimization", above=0, common=True)
+    masker_learning_rate: float = setting(
+        0.1, "of the masker", "optimization", above=0, common=True
+    )
     weight_decay: float = setting(1e-5, "of encoder and masker", "optimization", least=0)
     momentum: float = setting(0.9, "of SGD and LARS", "optimization", least=0, most=1)
     lars_eta: float = setting(0.02, "trust coefficient of LARS", "optimization", above=0)
@@ -272,3 +286,51 @@ class PretrainConfig:
     stop_on_collapse: bool = setting(
         True, "stop when the features collapse to a point", "monitoring"
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkConfig:
+    """What `bin/benchmark.py` measures."""
+
+    backbone: str = setting("resnet18", "encoder", "network")
+    image_size: int = setting(32, "side of the views", "network", least=8)
+    batch_size: int = setting(64, "images per step", "network", least=1)
+    num_masks: int = setting(4, "mask slots N", "network", least=2)
+    masker_base: int = setting(32, "U-Net width c", "network", least=1)
+    objective: str = setting("simclr", "see bin/pretrain.py --list", "network")
+    precision: str = setting(
+        "float32",
+        "of activations",
+        "network",
+        choices=("float32", "mixed_bfloat16", "mixed_float16"),
+    )
+    xla: bool = setting(False, "compile with XLA", "network")
+    rounds: int = setting(5, "timed steps of each variant, in turn", "measurement", least=1)
+    memory: bool = setting(True, "also measure peak memory, a process per variant", "measurement")
+    out: str = setting("", "JSON file to write", "measurement")
+    only_memory_of: str = setting(
+        "", "internal: measure one variant's memory, print it", "internal"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyConfig:
+    """What `bin/study.py` compares."""
+
+    base: tuple[str, ...] = setting(
+        ("study/shapes",),
+        "recipes or flagfiles of what all methods share, one per data",
+        "study",
+    )
+    methods: str = setting("study/methods.txt", "file of lines `name: flags`", "study")
+    seeds: tuple[int, ...] = setting((0, 1, 2), "of pretraining", "study", least=0)
+    out: str = setting("runs/study", "folder that the study writes", "study")
+    data_dir: str = setting(
+        "", "where prepared TFDS data sets lie (not for the embedded one)", "study"
+    )
+    jobs: int = setting(1, "runs at a time", "study", least=1)
+    train_images: int = setting(
+        4000, "kNN and linear learn from the first so many images; 0 = all", "evaluation", least=0
+    )
+    rounds: int = setting(5, "timed steps of each method, in turn; 0 = none", "timing", least=0)
+    only_run: str = setting("", "internal: make one run", "internal")

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from adios_tf.data import CATALOG
 from adios_tf.encoders import BACKBONES
 from adios_tf.errors import UserError
 from adios_tf.masking import FILLS, MASKINGS
@@ -41,14 +40,7 @@ def check_combination(config: PretrainConfig) -> None:
     objective.check_settings(config)
 
 
-def list_methods(plugins: Sequence[str] = ()) -> None:
-    """Prints objectives, maskings, fills, backbones and data sets with one line each."""
+def registered_lines(plugins: Sequence[str] = ()) -> dict[str, dict[str, str]]:
+    """Returns {flag: {name: line}} of all components, those of the plugins included."""
     import_plugins(plugins)
-    datasets = {name: info.line for name, info in CATALOG.items()}
-    datasets |= {"TFDS name": "any other data set of TFDS", "folder": "a folder of images"}
-    groups = {f"--{r.kind}": r.lines() for r in (OBJECTIVES, MASKINGS, FILLS, BACKBONES)}
-    for title, lines in {**groups, "--dataset": datasets}.items():
-        width = max(map(len, lines))
-        print(title)
-        for name, line in lines.items():
-            print(f"  {name:<{width}}  {line}")
+    return {r.kind: r.lines() for r in (OBJECTIVES, MASKINGS, FILLS, BACKBONES)}

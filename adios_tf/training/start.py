@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 from tqdm import tqdm
 
+import adios_tf
 from adios_tf import cli, pretrained
 from adios_tf.errors import UserError
 from adios_tf.run_folder import RunFolder
@@ -16,7 +17,7 @@ from adios_tf.training.checkpoints import Checkpoints
 from adios_tf.training.config import PretrainConfig
 from adios_tf.training.pretrainer import Pretrainer
 
-PACKAGES = ("tensorflow", "keras", "keras-cv", "tensorflow-datasets", "numpy", "adios_tf")
+PACKAGES = ("tensorflow", "keras", "keras-cv", "tensorflow-datasets", "numpy")
 
 
 def start_run(
@@ -99,6 +100,7 @@ def environment() -> dict[str, Any]:
             versions[package] = "unknown"
     return {
         "command": " ".join(sys.argv),
+        "version": adios_tf.__version__,
         "commit": commit.stdout.strip() or "unknown",
         "python": sys.version.split()[0],
         "devices": [d.device_type for d in tf.config.list_logical_devices()],

@@ -17,7 +17,6 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from adios_tf import cli
-from adios_tf.cli import setting
 from adios_tf.data import describe
 from adios_tf.errors import UserError
 from adios_tf.evaluation.config import EvaluateConfig
@@ -29,36 +28,14 @@ from adios_tf.registry import import_plugins
 from adios_tf.reporting.tables import format_table, write_json, write_text
 from adios_tf.run_folder import RESULTS, RunFolder
 from adios_tf.training.build import build_pretrainer
-from adios_tf.training.config import PretrainConfig
+from adios_tf.training.config import PretrainConfig, StudyConfig
 from adios_tf.training.methods import check_combination
 from adios_tf.training.run import pretrain, training_batches, training_examples
 from adios_tf.training.system import time_in_turn
 
 PROTOCOLS = ("knn", "linear")
 _LEVEL = 0.05
-
-
-@dataclasses.dataclass(frozen=True)
-class StudyConfig:
-    """What `bin/study.py` compares."""
-
-    base: tuple[str, ...] = setting(
-        ("configs/study/shapes.flags",),
-        "flagfiles of what all methods share, one per data",
-        "study",
-    )
-    methods: str = setting("configs/study/methods.txt", "file of lines `name: flags`", "study")
-    seeds: tuple[int, ...] = setting((0, 1, 2), "of pretraining", "study", least=0)
-    out: str = setting("runs/study", "folder that the study writes", "study")
-    data_dir: str = setting(
-        "", "where prepared TFDS data sets lie (not for the embedded one)", "study"
-    )
-    jobs: int = setting(1, "runs at a time", "study", least=1)
-    train_images: int = setting(
-        4000, "kNN and linear learn from the first so many images; 0 = all", "evaluation", least=0
-    )
-    rounds: int = setting(5, "timed steps of each method, in turn; 0 = none", "timing", least=0)
-    only_run: str = setting("", "internal: make one run", "internal")
+PROGRAM = "adios_tf.programs.study"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +102,12 @@ def study(config: StudyConfig) -> list[dict[str, Any]]:
 # ------------------------------------------------------------------ what to run
 
 
+def named_file(name: str | Path) -> Path:
+    """Returns the file of that path, or else the recipe of that name."""
+    path = Path(name)
+    return path if path.exists() or path.is_absolute() else cli.recipe_file(str(name))
+
+
 def read_methods(path: str | Path) -> dict[str, list[str]]:
     """Returns {name: flags} of a file with lines `name: flags`; `#` begins a comment line.
 
@@ -132,7 +115,7 @@ def read_methods(path: str | Path) -> dict[str, list[str]]:
       UserError: no such file, a line without a colon, a name that stands twice, no line at all.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = named_file(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--methods: cannot read {path}: {error}") from error
     methods: dict[str, list[str]] = {}
@@ -168,7 +151,12 @@ def plan(config: StudyConfig) -> list[Run]:
         for name, base in zip(names, config.base, strict=True):
             for method, flags in methods.items():
                 folder = Path(config.out, name, method.replace("/", "-"), str(seed))
-                argv = [f"--flagfile={base}", *flags, f"--seed={seed}", f"--run_dir={folder}"]
+                argv = [
+                    f"--flagfile={named_file(base)}",
+                    *flags,
+                    f"--seed={seed}",
+                    f"--run_dir={folder}",
+                ]
                 try:
                     settings = cli.parse(PretrainConfig, argv)
                     import_plugins(settings.plugins)
@@ -223,7 +211,7 @@ def _train(runs: Sequence[Run], config: StudyConfig) -> dict[str, str]:
 
     def start(run: Run) -> str:
         run.folder.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, sys.argv[0], *flags, f"--only_run={run.folder}"]
+        command = [sys.executable, "-m", PROGRAM, *flags, f"--only_run={run.folder}"]
         log = run.folder.parent / f"{run.config.seed}.log"
         with log.open("w") as file:
             done = subprocess.run(
@@ -251,7 +239,7 @@ def _train(runs: Sequence[Run], config: StudyConfig) -> dict[str, str]:
 def _reason(log: Path) -> str:
     """Returns what a run that failed said last: its one clear line, or the end of a traceback."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
-    told = [line.partition(": ")[2] for line in lines if line.startswith(Path(sys.argv[0]).name)]
+    told = [line.partition(": ")[2] for line in lines if line.startswith("study.py: ")]
     return next(iter([*told, *reversed([line for line in lines if line])]), "killed")
 
 

@@ -13,9 +13,9 @@ from PIL import Image
 
 import adios_tf.pretrained
 from adios_tf.cli import flag_lines, parse
+from adios_tf.programs.pretrain import list_names
 from adios_tf.reporting.tables import read_jsonl
 from adios_tf.training.config import PretrainConfig
-from adios_tf.training.methods import list_methods
 from adios_tf.training.run import pretrain
 
 TINY = "--plugins={plugin} --backbone=test_layer --image_size=16 --hidden_dim=8 --output_dim=8"
@@ -148,7 +148,7 @@ def test_a_finished_run_does_not_train_on(runs):
 
 
 def test_the_list_of_methods(plugin, capsys):
-    list_methods((plugin,))
+    list_names((plugin,))
     told = capsys.readouterr().out
     for word in ("--objective", "simclr", "sequential", "mix", "test_layer", "cifar10"):
         assert word in told
