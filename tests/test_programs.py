@@ -122,7 +122,8 @@ def on_a_terminal(command: list[str], folder: Path) -> str:
 
 OURS = {
     "pretrain": r"knn_|building the training step|epoch 1: |what +value|-{5}|seconds"
-    r"|images_per_second|peak_memory_mb|mask_ari|pictures: |report: |summary: |pretrain: +\d+%|preparing shapes",
+    r"|images_per_second|peak_memory_mb|mask_ari|pictures: |report: |summary: |pretrain: +\d+%"
+    r"|preparing shapes",
     "evaluate": r"run on shapes|data set +protocol|-{5}|shapes +knn|written to |features",
     "export": r"models/tiny/1|model card: ",
 }
