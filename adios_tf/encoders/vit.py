@@ -99,7 +99,8 @@ def _block(x: keras.KerasTensor, heads: int, label: str) -> keras.KerasTensor:
     y = keras.layers.LayerNormalization(epsilon=_EPSILON, name=f"{label}_norm1")(x)
     y = keras.layers.Dense(3 * width, kernel_initializer=_draw(), name=f"{label}_qkv")(y)
     y = keras.layers.Reshape((tokens, 3, heads, width // heads), name=f"{label}_heads")(y)
-    y = keras.ops.dot_product_attention(y[:, :, 0], y[:, :, 1], y[:, :, 2])
+    scale = (width // heads) ** -0.5
+    y = keras.ops.dot_product_attention(y[:, :, 0], y[:, :, 1], y[:, :, 2], scale=scale)
     y = keras.layers.Reshape((tokens, width), name=f"{label}_heard")(y)
     y = keras.layers.Dense(width, kernel_initializer=_draw(), name=f"{label}_proj")(y)
     x = keras.layers.Add(name=f"{label}_add1")([x, y])

@@ -138,7 +138,8 @@ class Objective(Configured, keras.layers.Layer):
         terms = []
         for pair in pairs:
             distance = self.distance(views[pair.query], views[pair.key])
-            terms.append(tf.reduce_mean(tf.cast(pair.weight, distance.dtype) * distance))
+            weight = keras.ops.convert_to_tensor(pair.weight, distance.dtype)
+            terms.append(tf.reduce_mean(weight * distance))
         return tf.add_n(terms) if terms else tf.zeros((), keras.config.floatx())
 
     def after_step(self, clean: Mapping[View, Embedding], step: tf.Tensor) -> None:

@@ -1,6 +1,7 @@
 """Official checkpoints in our networks (resnet18_features.npz, torch_checkpoint_*.ckpt)."""
 
 import json
+import re
 
 import keras
 import numpy as np
@@ -50,7 +51,7 @@ def test_heads(features, method, checkpoint):
     base = method.split("_")[0]
     hidden, out = args["proj_hidden_dim"], args["output_dim"]
     given = features[f"{method}/projector_in"]
-    projector = build_projector(base, 512, hidden, out)
+    projector = build_projector(base, given.shape[1], hidden, out)
     weights_from_official(projector, "projector", state)
     embedded = projector(given)
     assert_relative(embedded, features[f"{method}/projector_out"])
@@ -59,7 +60,7 @@ def test_heads(features, method, checkpoint):
         weights_from_official(predictor, "predictor", state)
         assert_relative(predictor(embedded), features[f"{method}/predictor_out"])
     if base == "byol":
-        target = build_projector(base, 512, hidden, out)
+        target = build_projector(base, given.shape[1], hidden, out)
         weights_from_official(target, "projector", state, prefix="momentum_projector.")
         assert_relative(target(given), features[f"{method}/momentum_projector_out"])
     dense = given @ state["classifier.weight"].T + state["classifier.bias"]
@@ -68,7 +69,9 @@ def test_heads(features, method, checkpoint):
 
 def test_masker(features, method, checkpoint):
     state, args = checkpoint
-    unet = build_unet(32, args["N"], base=args["mask_fbase"], norm=args["unet_norm"])
+    unet = build_unet(
+        features["x"].shape[1], args["N"], base=args["mask_fbase"], norm=args["unet_norm"]
+    )
     weights_from_official(unet, "unet", state)
     masks = keras.ops.softmax(unet(features["x"]))
     np.testing.assert_allclose(masks, features[f"{method}/masks"], rtol=0, atol=1e-5)
@@ -76,14 +79,14 @@ def test_masker(features, method, checkpoint):
 
 @pytest.mark.parametrize("method", METHODS[:1], indirect=True)
 def test_resnet18_with_the_cifar_stem(features, method, checkpoint):
-    state, _ = checkpoint
-    encoder = build_encoder("resnet18", 32, stem="adios_cifar", padding="torch")
+    state, args = checkpoint
+    encoder = build_encoder("resnet18", features["x"].shape[1], stem="adios_cifar", padding="torch")
     used = weights_from_official(encoder, "resnet", state)
     assert used == {n for n in state if n.startswith("encoder.")}
     ours = encoder(features["x"])
     for name in ("feats", "feats_f32"):
         assert_relative(ours, features[f"{method}/{name}"])
-    projector = build_projector("simclr", 512, 128, 32)
+    projector = build_projector("simclr", 512, args["proj_hidden_dim"], args["output_dim"])
     weights_from_official(projector, "projector", state)
     assert_relative(projector(ours), features[f"{method}/z"])
     logits = np.asarray(ours) @ state["classifier.weight"].T + state["classifier.bias"]
@@ -108,8 +111,31 @@ def test_resnet18_with_the_imagenet_stem(features, method, checkpoint):
     np.testing.assert_array_equal(
         features["std_stem/conv1/keras"], state["encoder.conv1.weight"].transpose(2, 3, 1, 0)
     )
-    encoder = build_encoder("resnet18", 96, padding="torch")
+    encoder = build_encoder("resnet18", features["std_stem/x"].shape[1], padding="torch")
     weights_from_official(encoder, "resnet", state)
     stem = keras.Model(encoder.input, encoder.get_layer("pool1_pool").output)
     assert_relative(stem(features["std_stem/x"]), features["std_stem/stem_out"])
     assert_relative(encoder(features["std_stem/x"]), features["std_stem/feats"])
+
+
+def test_vit_tiny_starts_as_timms(golden_file):
+    """vit_tiny_init.json: each tensor's shape and constants, its mean and deviation within 5 sigma.
+
+    The law that they are drawn from is tested in `tests/encoders/test_backbones.py`.
+    """
+    tensors = json.loads(golden_file("vit_tiny_init.json").read_text())["tensors"]
+    keras.utils.set_random_seed(1)
+    weights = weights_to_official(build_encoder("vit_tiny", 96), "vit", prefix="")
+    pooled = {}
+    for name, array in weights.items():
+        pooled.setdefault(re.sub(r"^blocks\.\d+", "blocks.*", name), []).append(array)
+    assert set(pooled) == set(tensors)
+    for name, arrays in pooled.items():
+        theirs, ours = tensors[name], np.stack(arrays)
+        assert list(ours.shape[1:]) == theirs["shape"], name
+        if theirs["std"] == 0:
+            np.testing.assert_array_equal(ours, theirs["mean"], err_msg=name)
+            continue
+        noise = 5 * theirs["std"] * np.sqrt((1 + 1 / 3) / ours.size)  # theirs pools three seeds
+        assert abs(ours.mean() - theirs["mean"]) < noise, name
+        assert abs(ours.std() - theirs["std"]) < noise, name

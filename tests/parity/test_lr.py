@@ -1,14 +1,16 @@
 """Schedules, EMA momenta and LARS against the official implementation's numbers."""
 
-import json
 import re
 
 import keras
 import numpy as np
 import pytest
 
+from adios_tf.nets.torch_weights import to_keras_layout
 from adios_tf.optimizers import build_optimizer
 from adios_tf.schedules import WarmupCosine, build_schedule, cosine_ramp
+
+pytestmark = pytest.mark.usefixtures("float64")
 
 STEPS_PER_EPOCH = 3
 # What the official programs hard-wire into `method_schedule` (golden/README.md).
@@ -16,23 +18,9 @@ METHOD_BASES = {"classifier": 0.1, "mask": 0.05}
 METHOD_BASE, BYOL_SHORTENED = 0.4, 10
 
 
-@pytest.fixture(autouse=True)
-def _float64():
-    before = keras.config.floatx()
-    keras.config.set_floatx("float64")
-    yield
-    keras.config.set_floatx(before)
-
-
-@pytest.fixture(scope="module")
-def golden(golden_dir):
-    with np.load(golden_dir / "lr.npz") as arrays:
-        return dict(arrays)
-
-
-@pytest.fixture(scope="module")
-def meta(golden):
-    return json.loads(str(golden["meta_json"]))
+@pytest.fixture
+def lr(golden):
+    return golden("lr")
 
 
 def _rates(schedule, epochs):
@@ -49,14 +37,14 @@ def _rates(schedule, epochs):
     return rates[:, 0]
 
 
-def test_schedules(golden, meta):
-    names = [str(name) for name in golden["names/schedule"]]
-    assert sorted(names) == sorted(meta["schedules"])
+def test_schedules(lr):
+    names = [str(name) for name in lr["names/schedule"]]
+    assert sorted(names) == sorted(lr.meta["schedules"])
     assert names
     for name in names:
-        facts, expected = meta["schedules"][name], golden[f"schedule/{name}/lr"]
+        facts, expected = lr.meta["schedules"][name], lr[f"schedule/{name}/lr"]
         assert expected.shape == (facts["epochs"] + 1, len(facts["base_lrs"]))
-        np.testing.assert_array_equal(golden[f"schedule/{name}/base_lrs"], facts["base_lrs"])
+        np.testing.assert_array_equal(lr[f"schedule/{name}/base_lrs"], facts["base_lrs"])
         if "milestones" in facts:
             kind, options = "step", {k: facts[k] for k in ("milestones", "gamma")}
         elif "warmup_epochs" in facts:
@@ -82,13 +70,13 @@ def test_schedules(golden, meta):
             )
 
 
-def test_method_schedules(golden):
-    for method in map(str, golden["names/method_schedule"]):
+def test_method_schedules(lr):
+    for method in map(str, lr["names/method_schedule"]):
         prefix = f"method_schedule/{method}"
-        groups = [str(name) for name in golden[f"{prefix}/encoder_group_names"]]
-        columns = dict(zip(groups, golden[f"{prefix}/encoder_groups_lr"].T, strict=True))
+        groups = [str(name) for name in lr[f"{prefix}/encoder_group_names"]]
+        columns = dict(zip(groups, lr[f"{prefix}/encoder_groups_lr"].T, strict=True))
         assert "encoder" in columns
-        for index, column in enumerate(golden[f"{prefix}/mask_groups_lr"].T):
+        for index, column in enumerate(lr[f"{prefix}/mask_groups_lr"].T):
             columns[f"mask{index}"] = column
         assert "mask0" in columns
         epochs = len(columns["encoder"])
@@ -106,60 +94,82 @@ def test_method_schedules(golden):
             )
 
 
-def test_ema_momentum(golden):
-    names = [str(name) for name in golden["names/tau"]]
+def test_ema_momentum(lr):
+    names = [str(name) for name in lr["names/tau"]]
     assert names
     for name in names:
         base, final, total = map(float, re.findall(r"[0-9.]+", name))
-        expected = golden[f"tau/{name}"]
+        expected = lr[f"tau/{name}"]
         assert len(expected) == total + 1
         momenta = cosine_ramp(np.arange(int(total) + 1), int(total), base, final).numpy()
         np.testing.assert_allclose(momenta, expected, rtol=5e-7, err_msg=name)
 
 
-@pytest.mark.filterwarnings("ignore:Gradients do not exist")
-def test_lars(golden, meta):
-    names = [str(name) for name in golden["names/lars"]]
-    assert sorted(names) == sorted(meta["lars"])
-    prefix = "lars/w0/keras/"
-    weights = sorted(key.removeprefix(prefix) for key in golden if key.startswith(prefix))
-    assert {"none_grad.weight", "zero_grad.weight", "cls.weight", "cls.bias"} <= set(weights)
-    steps = sorted({int(key.split("/")[1][4:]) for key in golden if key.startswith("lars/grad")})
-    for name in names:
-        facts = meta["lars"][name]
-        assert facts["eps"] == 1e-8
-        variables = {w: keras.Variable(golden[f"lars/w0/keras/{w}"], name=w) for w in weights}
-        groups = (
-            ([w for w in weights if not w.startswith("cls.")], "group0"),
-            ([w for w in weights if w.startswith("cls.")], "group1_cls"),
+def traces(file, facts, rates, root, after, name):
+    """Runs LARS on the stored gradients and compares the weights after every step.
+
+    `rates` and the decays are those of two groups, of which `cls.*` is the second.
+    """
+    prefix = f"{root}w0/keras/"
+    weights = {n.removeprefix(prefix): file[n].astype(np.float64) for n in file.names(prefix)}
+    steps = sorted({int(h[4:]) for h in file.heads(root) if h.startswith("grad")})
+    assert steps
+    variables = {w: keras.Variable(value, name=w) for w, value in weights.items()}
+    groups = []
+    for rate, decay, cls in (*zip(rates, facts["decays"], (False, True), strict=True),):
+        members = [w for w in weights if w.startswith("cls.") == cls]
+        optimizer = build_optimizer(
+            "lars",
+            float(rate[0]),
+            weight_decay=decay,
+            momentum=facts["momentum"],
+            eta=facts["eta"],
+            clip=facts["clip"],
+            exclude_1d=facts["exclude_bias_n_norm"],
         )
-        optimizers = []
-        for members, group in groups:
-            optimizer = build_optimizer(
-                "lars",
-                facts[f"lr_{group}"],
-                weight_decay=facts[f"weight_decay_{group}"],
-                momentum=facts["momentum"],
-                eta=facts["eta"],
-                clip=facts["clip"],
-                exclude_1d=facts["exclude_bias_n_norm"],
+        optimizer.build([variables[w] for w in members])
+        groups.append((optimizer, members, rate))
+    for step in steps:
+        for optimizer, members, rate in groups:
+            optimizer.learning_rate = float(rate[step - 1])
+            # The official run gave this one no gradient at all.
+            gradients = [
+                None if w.startswith("none_grad") else file[f"{root}grad{step}/keras/{w}"]
+                for w in members
+            ]
+            pairs = [(g, variables[w]) for g, w in zip(gradients, members, strict=True)]
+            optimizer.apply_gradients(pairs)
+        for weight, variable in variables.items():
+            expected = to_keras_layout(file[f"{after}{step}/torch/{weight}"])
+            np.testing.assert_allclose(
+                variable.numpy(),
+                expected,
+                rtol=0,
+                atol=1e-12 * np.abs(expected).max(),
+                err_msg=f"{name} step {step} {weight}",
             )
-            optimizer.build([variables[w] for w in members])
-            optimizers.append((optimizer, members))
-        for step in steps:
-            for optimizer, members in optimizers:
-                # The official run gave this one no gradient at all.
-                gradients = [
-                    None if w.startswith("none_grad") else golden[f"lars/grad{step}/keras/{w}"]
-                    for w in members
-                ]
-                pairs = [(g, variables[w]) for g, w in zip(gradients, members, strict=True)]
-                optimizer.apply_gradients(pairs)
-            for weight in weights:
-                np.testing.assert_allclose(
-                    variables[weight].numpy(),
-                    golden[f"lars/{name}/after{step}/keras/{weight}"],
-                    rtol=1e-9,
-                    atol=1e-12,
-                    err_msg=f"{name} step {step} {weight}",
-                )
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")
+@pytest.mark.cases("lr", lambda file: file["names/lars"])
+def test_lars(lr, case):
+    facts = lr.meta["lars"][case]
+    assert facts["eps"] == 1e-8
+    groups = ("group0", "group1_cls")
+    facts["decays"] = [facts[f"weight_decay_{group}"] for group in groups]
+    rates = [np.full(99, facts[f"lr_{group}"]) for group in groups]
+    traces(lr, facts, rates, "lars/", f"lars/{case}/after", case)
+
+
+@pytest.mark.cases("lars", lambda file: file["names"])
+def test_lars_of_the_recipes(golden, case):
+    """Among the weights: a fused qkv, and its thirds as weights of their own."""
+    file = golden("lars")
+    facts = file.meta | file.meta["cases"][case]
+    assert facts["eps"] == 1e-8
+    facts["decays"] = [file.meta["weight_decay"], file.meta["weight_decay_cls"]]
+    rates = [file["lr"], file["lr_cls"]]
+    traces(file, facts, rates, "", f"{case}/after", case)
+    fused = file[f"{case}/after{len(file['lr'])}/torch/qkv.weight"]
+    apart = [file[f"{case}/after{len(file['lr'])}/torch/{n}.weight"] for n in "qkv"]
+    assert np.abs(fused - np.concatenate(apart)).max() > 1e-6
