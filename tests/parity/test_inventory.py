@@ -10,6 +10,7 @@ import re
 from fnmatch import fnmatch
 from itertools import product
 
+import numpy as np
 import pytest
 
 ADIOS = [f"{base}_adios{s}" for base in ("simclr", "byol", "simsiam") for s in ("", "_s")]
@@ -340,3 +341,29 @@ def listed(folder, there):
     text = readme.read_text() if readme.exists() else ""
     files = set(re.findall(r"^[-|] `([\w.]+\.(?:npz|ckpt|json))`", text, re.MULTILINE))
     return files if there <= files else set()
+
+
+def test_other_cases_pass_and_damage_is_seen(golden, tmp_path):
+    """A renamed case and a subset are of the format; less or more than a case is not."""
+    file = golden("losses")
+    whole = {n: file[n] for n in file.files}
+    kept, dropped, *_ = map(str, file["names/ntxent"])
+
+    def altered(change):
+        arrays = change(dict(whole))
+        np.savez(tmp_path / "losses.npz", **arrays)
+        test_arrays(lambda name: type(file)(tmp_path / f"{name}.npz"), "losses")
+
+    def renamed(arrays):
+        arrays = {n.replace(f"ntxent/{kept}/", "ntxent/other/"): a for n, a in arrays.items()}
+        arrays = {n: a for n, a in arrays.items() if not n.startswith(f"ntxent/{dropped}/")}
+        cases = [n for n in map(str, whole["names/ntxent"]) if n not in (kept, dropped)]
+        return arrays | {"names/ntxent": np.array([*cases, "other"])}
+
+    altered(renamed)
+    with pytest.raises(
+        AssertionError, match=re.escape(f"missing from losses.npz: ['ntxent/{kept}")
+    ):
+        altered(lambda a: {n: v for n, v in a.items() if n != f"ntxent/{kept}/loss"})
+    with pytest.raises(AssertionError, match=r"unknown in losses\.npz"):
+        altered(lambda a: a | {f"ntxent/{kept}/surprise": np.zeros(1)})
