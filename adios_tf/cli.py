@@ -247,6 +247,17 @@ def _verbose() -> bool:
     return "ADIOS_VERBOSE" in os.environ
 
 
+def _without_bars() -> None:
+    """Turns all progress bars of this process off, whatever their makers say."""
+    make = tqdm.__init__
+
+    @functools.wraps(make)
+    def silent(self: tqdm, *args: Any, **kwargs: Any) -> None:
+        make(self, *args, **{**kwargs, "disable": True})
+
+    tqdm.__init__ = silent
+
+
 def start(main: Callable[[Any], Any], settings_class: type, doc: str) -> None:
     """Runs a program: parses the flags, calls `main(settings)`, turns mistakes into one line.
 
@@ -260,7 +271,8 @@ def start(main: Callable[[Any], Any], settings_class: type, doc: str) -> None:
     if any(arg in ("--help", "-h", "-help", "--helpfull", "--helpshort") for arg in argv):
         print(help_text(settings_class, doc))
         sys.exit(0)
-    tqdm.__init__ = functools.partialmethod(tqdm.__init__, disable=None)
+    if not sys.stderr.isatty():
+        _without_bars()
     try:
         main(parse(settings_class, argv))
     except UserError as error:

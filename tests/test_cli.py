@@ -279,3 +279,17 @@ def test_help_ends_well_even_beside_mistakes(program):
     assert (done.returncode, done.stderr) == (0, "")
     assert "Paints cars." in done.stdout
     assert "--end [well]" in done.stdout
+
+
+def test_without_a_terminal_no_bar_is_drawn(capfd, monkeypatch):
+    from tqdm import tqdm
+
+    monkeypatch.setattr(tqdm, "__init__", tqdm.__init__)  # put back at the end
+    for _ in tqdm(range(3), "before", disable=False, mininterval=0):
+        pass
+    cli._without_bars()
+    for _ in tqdm(range(3), "after", disable=False, mininterval=0):
+        pass
+    told = capfd.readouterr().err
+    assert "before" in told
+    assert "after" not in told
