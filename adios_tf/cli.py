@@ -27,7 +27,7 @@ from typing import Any
 from absl import flags, logging
 from tqdm import tqdm
 
-from adios_tf.errors import UserError
+from adios_tf.errors import Stopped, UserError
 from adios_tf.registry import unknown_name
 
 MOST_USED = "most used"
@@ -263,7 +263,8 @@ def start(main: Callable[[Any], Any], settings_class: type, doc: str) -> None:
 
     Progress bars are for terminals: elsewhere there are plain lines only.
 
-    Exit codes: 0 done, 2 a user's mistake (one line on standard error), 130 interrupted.
+    Exit codes: 0 done, 2 a user's mistake (one line on standard error), 75 stopped by a signal
+    and saved, 130 interrupted.
     """
     argv = [arg for arg in sys.argv[1:] if arg not in ("--verbose", "-verbose")]
     if len(argv) < len(sys.argv) - 1:
@@ -279,6 +280,9 @@ def start(main: Callable[[Any], Any], settings_class: type, doc: str) -> None:
         # Not `print`: a progress bar that the mistake cut short would share its line.
         tqdm.write(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         sys.exit(2)
+    except Stopped as stop:
+        tqdm.write(f"{Path(sys.argv[0]).name}: {stop}", file=sys.stderr)
+        sys.exit(Stopped.CODE)
     except KeyboardInterrupt:
         print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
         sys.exit(130)

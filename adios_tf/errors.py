@@ -1,4 +1,4 @@
-"""The one exception that stands for a user's mistake."""
+"""How a program ends early: by a user's mistake, or by a signal."""
 
 
 class UserError(ValueError):
@@ -7,3 +7,13 @@ class UserError(ValueError):
     The message is one line that says what is wrong and what to do. The programs
     in `bin/` print it without a traceback and exit with code 2.
     """
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal ended the run, and everything done so far is saved: repeat the command to go on.
+
+    The programs in `bin/` exit with code `CODE`, so that a script or a cluster's scheduler can
+    tell it from a mistake and start the run again.
+    """
+
+    CODE = 75  # EX_TEMPFAIL of sysexits.h: "try again"

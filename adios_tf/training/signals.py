@@ -1,0 +1,51 @@
+"""SIGTERM and SIGINT: finish the step, save, and end so that the same command goes on."""
+
+import signal
+import threading
+from types import FrameType
+
+import keras
+
+from adios_tf.errors import Stopped
+
+
+class StopSignals(keras.callbacks.Callback):
+    """While it is entered, the first signal ends the run by `Stopped`, between two updates.
+
+    A signal that comes inside an update is heeded at its end, any other at once. A second signal
+    finds the system's own handling back in place and ends the process as it stands, which loses
+    nothing that was saved.
+    """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._received, self._in_step, self._before = "", False, {}
+
+    def __enter__(self) -> "StopSignals":
+        if threading.current_thread() is threading.main_thread():  # only it may set handlers
+            self._before = {s: signal.signal(s, self._receive) for s in self.SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        for each in self.SIGNALS:
+            signal.signal(each, signal.SIG_DFL)
+        self._received = signal.Signals(number).name
+        if not self._in_step:
+            self._stop()
+
+    def _stop(self) -> None:
+        raise Stopped(f"stopped by {self._received}; repeat the command to go on")
+
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
+        self._in_step = True
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        self._in_step = False
+        if self._received:
+            self._stop()
