@@ -14,6 +14,7 @@ from adios_tf.errors import UserError
 from adios_tf.reporting.health import feature_health, mask_health
 from adios_tf.reporting.panels import mask_panel
 from adios_tf.run_folder import RunFolder
+from adios_tf.training.checkpoints import Checkpoints
 
 COLLAPSED_SPREAD = 0.02
 
@@ -55,6 +56,13 @@ class Progress(keras.callbacks.Callback):
             self._bar.close()
 
 
+def from_before(saved: Path | None) -> str:
+    """Says which checkpoint a run that went wrong can go back to."""
+    if saved is None:
+        return "no checkpoint had been written yet"
+    return f"the last checkpoint, {saved.name}, is from before"
+
+
 class Guard(keras.callbacks.Callback):
     """Stops the run on numbers that are no numbers, before they reach a checkpoint.
 
@@ -62,18 +70,23 @@ class Guard(keras.callbacks.Callback):
       every: look at the losses every so many batches of an epoch, and at its end.
       saves: a checkpoint is written every so many updates (0 = at the end of an epoch only);
         before each, the weights are looked at too: a loss tells of the weights before its step.
+      last_saved: returns the newest checkpoint, or None.
     """
 
-    def __init__(self, every: int = 25, saves: int = 0):
+    def __init__(
+        self, every: int = 25, saves: int = 0, last_saved: Callable[[], Path | None] = lambda: None
+    ):
         super().__init__()
         self._every, self._saves, self._done = every, saves, 0
+        self._last_saved = last_saved
 
     def _check(self, logs: Mapping[str, Any] | None, where: str) -> None:
         for name, value in (logs or {}).items():
             if not math.isfinite(float(value)):
                 self._stop(f"{name} is {float(value)} in {where}")
 
-    def _check_weights(self, where: str) -> None:
+    def check_weights(self, where: str) -> None:
+        """Raises `UserError` where a weight is not finite."""
         for variable in self.model.variables:
             value = tf.convert_to_tensor(variable)
             if value.dtype.is_floating and not tf.reduce_all(tf.math.is_finite(value)):
@@ -81,8 +94,8 @@ class Guard(keras.callbacks.Callback):
 
     def _stop(self, what: str) -> None:
         raise UserError(
-            f"{what}: training diverged and was stopped; the last checkpoint is from before. "
-            "Lower --learning_rate or --masker_learning_rate, or take --precision=float32"
+            f"{what}: training diverged and was stopped; {from_before(self._last_saved())}. Lower "
+            "--learning_rate or --masker_learning_rate, or take --precision=float32"
         )
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
@@ -95,11 +108,11 @@ class Guard(keras.callbacks.Callback):
         if saved or (batch + 1) % self._every == 0:
             self._check(logs, where)
         if saved:
-            self._check_weights(where)
+            self.check_weights(where)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         self._check(logs, f"epoch {epoch + 1}")
-        self._check_weights(f"epoch {epoch + 1}")
+        self.check_weights(f"epoch {epoch + 1}")
 
 
 class Monitor(keras.callbacks.Callback):
@@ -114,6 +127,8 @@ class Monitor(keras.callbacks.Callback):
       knn: returns {"knn": accuracy}, called every `knn_every` epochs; None = never.
       images_per_epoch: for the speed.
       stop_on_collapse: raise once the features have collapsed to a point.
+      last_saved: returns the newest checkpoint, or None.
+      resumed: what `state` had returned where an epoch is resumed in its middle.
     """
 
     def __init__(
@@ -130,6 +145,8 @@ class Monitor(keras.callbacks.Callback):
         images_per_epoch: int,
         stop_on_collapse: bool,
         epochs: int,
+        last_saved: Callable[[], Path | None] = lambda: None,
+        resumed: Mapping[str, Any] | None = None,
     ):
         super().__init__()
         self._run, self._views, self._images, self._truth = run, views, images, truth
@@ -138,10 +155,17 @@ class Monitor(keras.callbacks.Callback):
         self._stop_on_collapse, self._epochs = stop_on_collapse, epochs
         self._writer = tf.summary.create_file_writer(str(run.tensorboard))
         self._started, self._rates_at_begin = time.perf_counter(), {}
+        self._last_saved, self._resumed = last_saved, dict(resumed or {})
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        self._started = time.perf_counter()
-        self._rates_at_begin = self._rates()  # at its end, they are already the next epoch's
+        self._started = time.perf_counter() - self._resumed.get("seconds", 0.0)
+        # At its end, they are already the next epoch's.
+        self._rates_at_begin = self._resumed.get("rates") or self._rates()
+        self._resumed = {}
+
+    def state(self) -> dict[str, Any]:
+        """What a run that is resumed in the middle of this epoch must know of its first part."""
+        return {"seconds": time.perf_counter() - self._started, "rates": self._rates_at_begin}
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         seconds = time.perf_counter() - self._started
@@ -163,9 +187,9 @@ class Monitor(keras.callbacks.Callback):
         if self._stop_on_collapse and record["feature_spread"] < COLLAPSED_SPREAD:
             raise UserError(
                 f"the features collapsed to a point in epoch {epoch + 1} (feature_spread "
-                f"{record['feature_spread']:.3g}, healthy is above 0.3); the last checkpoint is "
-                "from before. Lower the learning rates or raise --sparsity_weight, or pass "
-                "--nostop_on_collapse to go on"
+                f"{record['feature_spread']:.3g}, healthy is above 0.3); "
+                f"{from_before(self._last_saved())}. Lower the learning rates or raise "
+                "--sparsity_weight, or pass --nostop_on_collapse to go on"
             )
 
     def _rates(self) -> dict[str, float]:
@@ -197,3 +221,55 @@ class Monitor(keras.callbacks.Callback):
         panel = mask_panel(self._images, masks, self._truth, self._run.panel(epoch))
         with self._writer.as_default(step=epoch):
             tf.summary.image("masks", panel[None])
+
+
+class SaveCheckpoints(keras.callbacks.Callback):
+    """Saves at the end of every epoch, and every `every_steps` updates if that is not 0.
+
+    With a checkpoint inside an epoch goes what the epoch's record needs: its means so far, and
+    `monitor.state()`.
+    """
+
+    def __init__(
+        self, checkpoints: Checkpoints, guard: Guard, monitor: Monitor, every_steps: int = 0
+    ):
+        super().__init__()
+        self._checkpoints, self._guard, self._monitor = checkpoints, guard, monitor
+        self._every, self._done = every_steps, 0
+        self._saved = int(checkpoints.model.step.numpy())
+        self._means = checkpoints.epoch.get("means", {})
+
+    def _metrics(self) -> dict[str, list[keras.Variable]]:
+        return {metric.name: metric.variables for metric in self.model.metrics}
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self._done = int(self.model.step.numpy())
+        # Here, since Keras sets the means to zero at the beginning of every `fit` and epoch.
+        for name, values in self._means.items():
+            for variable, value in zip(self._metrics().get(name, []), values, strict=False):
+                variable.assign(value)
+        self._means = {}
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        self._done += 1
+        last = batch + 1 == self.params["steps"]  # its checkpoint is that of the epoch's end
+        if self._every and self._done % self._every == 0 and not last:
+            self.save_open()
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        self._save({"open": False})
+
+    def _save(self, epoch: dict[str, Any]) -> None:
+        self._checkpoints.save(epoch)
+        self._saved = int(self.model.step.numpy())
+
+    def save_open(self) -> None:
+        """Saves inside an epoch, unless nothing was trained since the last checkpoint."""
+        if int(self.model.step.numpy()) == self._saved:
+            return
+        self._guard.check_weights("the last update")
+        means = {
+            name: [float(np.sum(variable.numpy())) for variable in variables]
+            for name, variables in self._metrics().items()
+        }
+        self._save({"open": True, "means": means, "monitor": self._monitor.state()})

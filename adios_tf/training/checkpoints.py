@@ -120,6 +120,11 @@ class Checkpoints:
         """The newest checkpoint, or None; whether it is intact shows on reading it."""
         return next(reversed(self.steps().values()), None)
 
+    @property
+    def exist(self) -> bool:
+        """Whether there are checkpoints, be they damaged."""
+        return self.latest is not None or any(self.folder.glob("ckpt-*.damaged*"))
+
     # ------------------------------------------------------------------ writing
 
     def save(self, epoch: Mapping[str, Any] | None = None) -> None:
@@ -186,7 +191,6 @@ class Checkpoints:
         Raises:
           UserError: none is intact, or it belongs to another architecture or optimizer.
         """
-        damaged = []
         for step, path in reversed(self.steps().items()):
             if most is not None and step > most:
                 continue
@@ -194,19 +198,16 @@ class Checkpoints:
                 self._restore(path)
                 return int(self.model.step.numpy())
             except Damage as damage:
-                damaged.append(path.name)
                 line = f"checkpoint {path} is damaged ({damage})"
                 if keep_aside:
                     aside = self._aside(path)
                     self._move(path, aside)
                     line += f": kept aside as {aside.name}"
                 tqdm.write(line)
-        if damaged:
-            raise UserError(
-                f"no intact checkpoint in {self.folder}: {', '.join(damaged)} damaged; repeat the "
-                "run in a new --run_dir (--init_from brings the weights of this one's model/)"
-            )
-        raise UserError(f"no checkpoint in {self.folder}")
+        raise UserError(
+            f"no intact checkpoint in {self.folder}: repeat the run in a new --run_dir "
+            "(--init_from brings the weights of this one's model/)"
+        )
 
     def _aside(self, path: Path) -> Path:
         names = (f"{path.name}.damaged{n or ''}" for n in range(1000))

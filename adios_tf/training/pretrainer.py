@@ -4,6 +4,7 @@
 masking and a fill say what to do. Shapes: B images per replica of side S, N mask slots.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -95,10 +96,12 @@ class Pretrainer(Configured, keras.Model):
         self.step = self.add_weight(
             shape=(), dtype="int64", initializer="zeros", trainable=False, name="step"
         )
-        names = ["distance"]
-        names += ["masker_objective", "penalty"] if masking.trained_variables() else []
+        names = ["distance", "encoder_gradient_norm"]
+        if masking.trained_variables():
+            names += ["masker_objective", "penalty", "masker_gradient_norm"]
         names += ["probe_loss", "probe_accuracy"] if probe is not None else []
         self._means = {name: keras.metrics.Mean(name) for name in names}
+        self.waiting_since: float | None = None  # for the next batch, by the monotonic clock
         self.built = True
 
     # ------------------------------------------------------------------ the algorithm
@@ -117,8 +120,8 @@ class Pretrainer(Configured, keras.Model):
         trains_masker = self.masker_optimizer is not None
         together = trains_masker and self.update == "simultaneous"
         ours = self._differentiate(batch, slots, seeds, encoder=True, masks=together)
-        self._descend_encoder(ours)
-        results = {"distance": ours.distance, **ours.probe}
+        norm = self._descend_encoder(ours)
+        results = {"distance": ours.distance, "encoder_gradient_norm": norm, **ours.probe}
 
         # The masker takes a step to grow it; the encoder, already updated, stands still.
         if trains_masker:
@@ -126,7 +129,8 @@ class Pretrainer(Configured, keras.Model):
             if not together:
                 slots = slots_anew
                 theirs = self._differentiate(batch, slots, seeds, encoder=False, masks=True)
-            self._ascend_masker(masker_tape, slots, theirs, penalty)
+            norm = self._ascend_masker(masker_tape, slots, theirs, penalty)
+            results |= {"masker_gradient_norm": norm}
             results |= {"masker_objective": theirs.distance - penalty, "penalty": penalty}
 
         self.objective.after_step(ours.clean, self.step)
@@ -166,16 +170,30 @@ class Pretrainer(Configured, keras.Model):
         slots = [{view: tf.stop_gradient(mask) for view, mask in slot.items()} for slot in slots]
         return self.differentiator(batch, slots, seeds["fill"], scale, encoder, masks)
 
-    def _descend_encoder(self, result: Result) -> None:
+    def _norm(self, gradients: Sequence[tf.Tensor], scale: tf.Tensor) -> tf.Tensor:
+        """l2 norm of the gradient for the global batch, from those of this replica, scaled."""
+        if distribution.count() > 1:
+            replicas = tf.distribute.get_replica_context()
+            gradients = replicas.all_reduce(tf.distribute.ReduceOp.SUM, list(gradients))
+        norm = tf.linalg.global_norm(gradients)
+        return norm / tf.cast(scale * distribution.count(), norm.dtype)
+
+    def _descend_encoder(self, result: Result) -> tf.Tensor:
+        """Moves encoder, heads and probe; returns the gradient's norm, that of the probe left out."""
         groups = self._encoder_groups()
         gradients = iter(result.encoder)
         for optimizer, variables in groups:
             optimizer.apply([next(gradients) for _ in variables], variables)
+        probe = len(self.probe.trainable_variables) if self.probe is not None else 0
+        return self._norm(result.encoder[: len(result.encoder) - probe], result.scale)
 
     def _ascend_masker(
         self, tape: tf.GradientTape, slots: Sequence[Masks], result: Result, penalty: tf.Tensor
-    ) -> None:
-        """Chains the distance's gradient, reversed, with the masker's, and adds the penalty's."""
+    ) -> tf.Tensor:
+        """Moves the masker and returns its gradient's norm.
+
+        Chains the distance's gradient, reversed, with the masker's, and adds the penalty's.
+        """
         scale = self.masker_optimizer.scale_loss(1.0 / distribution.count())
         reverse = -scale / result.scale
         targets = [slot[view] for slot in slots for view in self.masked_views]
@@ -192,6 +210,7 @@ class Pretrainer(Configured, keras.Model):
             unconnected_gradients="zero",
         )
         self.masker_optimizer.apply(gradients, variables)
+        return self._norm(gradients, scale)
 
     def _seeds(self) -> dict[str, tf.Tensor]:
         """Seeds that depend on (seed, step) alone, so that a resumed run repeats them."""
@@ -201,8 +220,14 @@ class Pretrainer(Configured, keras.Model):
         return {name: tf.cast(fold(now, n), tf.int32) for n, name in enumerate(names)}
 
     def _averaged(self, results: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        half = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
         for name, value in results.items():
-            self._means[name].update_state(value)
+            if half and name.endswith("gradient_norm"):  # it leaves steps that overflow out
+                finite = tf.math.is_finite(value)
+                value = tf.where(finite, value, 0.0)
+                self._means[name].update_state(value, tf.cast(finite, value.dtype))
+            else:
+                self._means[name].update_state(value)
         return {name: mean.result() for name, mean in self._means.items()}
 
     # ------------------------------------------------------------------ what Keras asks for
@@ -316,4 +341,13 @@ class Pretrainer(Configured, keras.Model):
 
         if not self.run_eagerly:
             one_step = tf.function(one_step, autograph=False, jit_compile=self.jit_compile)
-        self.train_function = lambda iterator: one_step(next(iterator))
+
+        def wait_and_step(iterator: Any) -> dict[str, tf.Tensor]:
+            self.waiting_since = time.monotonic()
+            try:
+                batch = next(iterator)
+            finally:
+                self.waiting_since = None
+            return one_step(batch)
+
+        self.train_function = wait_and_step

@@ -30,7 +30,7 @@ class StopSignals(keras.callbacks.Callback):
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         for each in self.SIGNALS:

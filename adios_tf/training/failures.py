@@ -1,0 +1,61 @@
+"""What the machine does to a run, as one line that says what to do."""
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import tensorflow as tf
+
+from adios_tf.errors import UserError
+
+_WRITING = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ENOTDIR,
+    errno.EEXIST,
+)
+
+
+def _not_written(error: Exception) -> str | None:
+    """Why something could not be written, if that is what the error says.
+
+    TensorFlow and HDF5 tell it in words only.
+    """
+    number = getattr(error, "errno", None)
+    names = (os.strerror(n) for n in _WRITING if n == number or os.strerror(n) in str(error))
+    return next(names, None)
+
+
+@contextlib.contextmanager
+def explained(folder: Path, last_saved: Callable[[], Path | None]) -> Iterator[None]:
+    """Turns a full disk, a folder that cannot be written and a lack of memory into `UserError`.
+
+    Args:
+      folder: the run's.
+      last_saved: returns the newest checkpoint, or None.
+    """
+    try:
+        yield
+    except (OSError, tf.errors.OpError, MemoryError) as error:
+        saved = last_saved()
+        then = f"the run goes on from {saved.name}" if saved else "it starts anew"
+        reason = _not_written(error)
+        if reason is not None:
+            raise UserError(
+                f"cannot write {folder} ({reason}): free space or mend the permissions and repeat "
+                f"the command; {then}"
+            ) from error
+        if isinstance(error, tf.errors.ResourceExhaustedError | MemoryError):
+            raise UserError(
+                "out of memory: lower --batch_size (with --accumulate, if its effect is to stay) "
+                "or --num_masks, or pass --lean_memory, --precision=mixed_bfloat16 or "
+                f"--cache=no; {then}"
+            ) from error
+        raise
