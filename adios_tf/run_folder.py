@@ -1,6 +1,7 @@
 """The files of a run folder: the one place that knows their names.
 
-flags.txt           the settings, usable as a flagfile
+flags.txt           the settings that the run was begun with, usable as a flagfile
+changes.jsonl       settings changed on a resume, with the update from which on they hold
 environment.json    command, versions, machine
 before.json         accuracies before the first update
 metrics.jsonl       one record per epoch
@@ -56,6 +57,7 @@ class RunFolder:
     def __init__(self, path: Path | str):
         self.path = Path(path).expanduser()
         self.flags = self.path / "flags.txt"
+        self.changes = self.path / "changes.jsonl"
         self.environment = self.path / "environment.json"
         self.before = self.path / "before.json"
         self.metrics = self.path / "metrics.jsonl"
@@ -98,13 +100,26 @@ class RunFolder:
             raise UserError(f"cannot read {self.flags} ({error}): it is damaged") from error
 
     def settings(self) -> dict[str, str]:
-        """Returns {flag: value} of flags.txt."""
+        """Returns {flag: value} of flags.txt, as changed since."""
         pairs = (re.fullmatch(r"--?(\w+)(?:=(.*))?", line.strip()) for line in self.flag_lines())
-        return {p[1]: "true" if p[2] is None else p[2] for p in pairs if p}
+        settings = {p[1]: "true" if p[2] is None else p[2] for p in pairs if p}
+        for change in read_jsonl(self.changes):
+            settings |= {flag: now for flag, (_, now) in change["flags"].items()}
+        return settings
+
+    def add_change(self, step: int, flags: Mapping[str, Sequence[str]]) -> None:
+        """Writes down {flag: [value so far, value now]} from that update on."""
+        append_jsonl(self.changes, {"step": step, "flags": flags})
 
     def records(self) -> list[dict[str, Any]]:
         """Returns the records of metrics.jsonl, one per epoch."""
-        return read_jsonl(self.metrics)
+        records = read_jsonl(self.metrics)
+        for number, record in enumerate(records, start=1):
+            if not isinstance(record, dict) or not {"epoch", "step"} <= record.keys():
+                raise UserError(
+                    f"{self.metrics}, record {number} has no epoch and step: mend or delete it"
+                )
+        return records
 
     def add_record(self, record: Mapping[str, Any]) -> None:
         append_jsonl(self.metrics, record)
@@ -116,17 +131,24 @@ class RunFolder:
         """Returns what one of the JSON files holds."""
         return read_json(file)
 
-    def begin(self, flags: Sequence[str], environment: Mapping[str, Any]) -> None:
-        """Makes the folder and writes what is known at the start.
-
-        Raises:
-          UserError: the folder cannot be written.
-        """
-        try:
-            self.pictures.mkdir(parents=True, exist_ok=True)
+    def begin(self, flags: Sequence[str] | None, environment: Mapping[str, Any]) -> None:
+        """Makes the folder and writes what is known at the start; flags only where given."""
+        if flags is not None:
             write_text(self.flags, "\n".join(flags) + "\n")
-            write_json(self.environment, environment)
-        except OSError as error:
-            raise UserError(
-                f"cannot write {self.path} ({error.strerror}): take another --run_dir"
-            ) from error
+            self.changes.unlink(missing_ok=True)
+        write_json(self.environment, environment)
+        self.pictures.mkdir(exist_ok=True)
+
+    def model_step(self) -> int | None:
+        """Returns the update that model/ is of, None where it is missing or incomplete."""
+        try:
+            step = read_json(self.model / INFO).get("step")
+        except UserError:
+            return None
+        return step if (self.model / "encoder.keras").exists() else None
+
+    def tidy(self) -> None:
+        """Removes the temporary files of writes that were killed."""
+        for file in self.path.glob(".*.*"):
+            if re.fullmatch(r"\.\w+\.(txt|json|jsonl|html)\.\w{8}", file.name):
+                file.unlink()

@@ -89,14 +89,23 @@ class Checkpoints:
       folder: where they lie; made on the first save.
       model: compiled, so that its optimizers are built.
       keep: how many of the newest to keep.
+      data: counts of the data that the model is trained on, saved with it.
 
     Attributes:
+      saved_data: `data`, as of the checkpoint that was restored.
       epoch: what `save` was told of the epoch, as of the checkpoint that was restored; {} for
         a fresh run and for checkpoints without a manifest.
     """
 
-    def __init__(self, folder: Path, model: Pretrainer, keep: int = 2):
+    def __init__(
+        self,
+        folder: Path,
+        model: Pretrainer,
+        keep: int = 2,
+        data: Mapping[str, int] | None = None,
+    ):
         self.folder, self.model, self.keep = Path(folder), model, keep
+        self.data, self.saved_data = dict(data or {}), {}
         self.epoch: dict[str, Any] = {}
         self._variables = _state(model)
         self._holder = tf.train.Checkpoint()
@@ -143,6 +152,7 @@ class Checkpoints:
             "step": step,
             "files": {file.name: _digest(file) for file in files},
             "variables": self._shapes(),
+            "data": self.data,
             "epoch": dict(epoch or {}),
         }
         (fresh / MANIFEST).write_text(_seal(content), encoding="utf-8")
@@ -222,10 +232,10 @@ class Checkpoints:
                 if _digest(path / name) != digest:
                     raise Damage(f"{name} does not match its checksum")
             self._compare(content["variables"])
-            prefix, epoch = path / WEIGHTS, content["epoch"]
+            prefix, epoch, data = path / WEIGHTS, content["epoch"], content["data"]
         else:
             self._check_old(path)
-            prefix, epoch = path, {}
+            prefix, epoch, data = path, {}, {}
         try:
             status = self._holder.read(str(prefix))
             status.assert_existing_objects_matched()
@@ -237,7 +247,7 @@ class Checkpoints:
             ) from error
         except tf.errors.OpError as error:
             raise Damage(str(error).strip().splitlines()[0]) from error
-        self.epoch = epoch
+        self.epoch, self.saved_data = epoch, data
 
     def _check_old(self, path: Path) -> None:
         """Reads a checkpoint without manifest to the end: TensorFlow has a checksum per tensor."""

@@ -12,6 +12,12 @@ class PretrainConfig:
     # ------------------------------------------------------------------ run
     run_dir: str = setting("", "folder that the run writes; required", "run", common=True)
     resume: bool = setting(True, "continue from the run folder's last checkpoint", "run")
+    allow_changes: tuple[str, ...] = setting(
+        (), "flags that may differ from those the run was begun with", "run"
+    )
+    replay: int = setting(
+        0, "repeat this update from the nearest checkpoint, report on it, and stop", "run", least=0
+    )
     init_from: str = setting("", "run folder whose weights to start from", "run")
     init_parts: str = setting(
         "all", "which weights --init_from brings", "run", choices=("all", "encoder")
@@ -258,6 +264,9 @@ class PretrainConfig:
         choices=("float32", "mixed_bfloat16", "mixed_float16"),
     )
     xla: bool = setting(False, "compile the step with XLA (slower on CPU, see docs)", "machine")
+    deterministic: bool = setting(
+        False, "the same bits in every run on the same GPUs, at some cost in time", "machine"
+    )
     lean_memory: bool = setting(
         False, "one occluded copy in memory at a time, at some cost in time", "machine"
     )

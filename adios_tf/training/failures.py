@@ -23,11 +23,14 @@ _WRITING = (
 )
 
 
-def _not_written(error: Exception) -> str | None:
-    """Why something could not be written, if that is what the error says.
+def _not_written(error: Exception, folder: Path) -> str | None:
+    """Why something in the folder could not be written, if that is what the error says.
 
     TensorFlow and HDF5 tell it in words only.
     """
+    file = getattr(error, "filename", None)
+    if file is not None and not Path(os.fsdecode(file)).is_relative_to(folder):
+        return None
     number = getattr(error, "errno", None)
     names = (os.strerror(n) for n in _WRITING if n == number or os.strerror(n) in str(error))
     return next(names, None)
@@ -46,7 +49,7 @@ def explained(folder: Path, last_saved: Callable[[], Path | None]) -> Iterator[N
     except (OSError, tf.errors.OpError, MemoryError) as error:
         saved = last_saved()
         then = f"the run goes on from {saved.name}" if saved else "it starts anew"
-        reason = _not_written(error)
+        reason = _not_written(error, folder)
         if reason is not None:
             raise UserError(
                 f"cannot write {folder} ({reason}): free space or mend the permissions and repeat "

@@ -179,7 +179,7 @@ class Pretrainer(Configured, keras.Model):
         return norm / tf.cast(scale * distribution.count(), norm.dtype)
 
     def _descend_encoder(self, result: Result) -> tf.Tensor:
-        """Moves encoder, heads and probe; returns the gradient's norm, that of the probe left out."""
+        """Moves encoder, heads and probe; returns the gradient's norm without the probe's."""
         groups = self._encoder_groups()
         gradients = iter(result.encoder)
         for optimizer, variables in groups:
@@ -228,6 +228,10 @@ class Pretrainer(Configured, keras.Model):
                 self._means[name].update_state(value, tf.cast(finite, value.dtype))
             else:
                 self._means[name].update_state(value)
+        return self.epoch_means()
+
+    def epoch_means(self) -> dict[str, tf.Tensor]:
+        """Means of what the steps of this epoch have returned so far."""
         return {name: mean.result() for name, mean in self._means.items()}
 
     # ------------------------------------------------------------------ what Keras asks for

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -22,7 +23,7 @@ from adios_tf.data import (
 )
 from adios_tf.data.in_memory import InMemory
 from adios_tf.distribution import strategy_for
-from adios_tf.errors import UserError
+from adios_tf.errors import Stopped, UserError
 from adios_tf.evaluation.online import OnlineEvaluator
 from adios_tf.registry import import_plugins
 from adios_tf.reporting.curves import draw_curves
@@ -30,11 +31,15 @@ from adios_tf.reporting.report import write_report
 from adios_tf.reporting.tables import format_table, write_json
 from adios_tf.run_folder import RunFolder
 from adios_tf.training.build import build_pretrainer
-from adios_tf.training.callbacks import Guard, Monitor, Progress
-from adios_tf.training.checkpoints import Checkpoints, SaveCheckpoints
+from adios_tf.training.callbacks import Guard, Monitor, Progress, SaveCheckpoints
+from adios_tf.training.checkpoints import Checkpoints
 from adios_tf.training.config import PretrainConfig
+from adios_tf.training.failures import explained
+from adios_tf.training.lock import locked
 from adios_tf.training.pretrainer import Pretrainer
-from adios_tf.training.start import environment, start_run
+from adios_tf.training.signals import StopSignals
+from adios_tf.training.stalled import StalledInput
+from adios_tf.training.start import bring_weights, check_folder, environment, start_run
 from adios_tf.training.system import peak_memory_mb
 
 HEALTH_IMAGES = 256
@@ -66,6 +71,8 @@ def pretrain(
     info = images.info if images else describe(config.dataset, config.image_size)
     config = dataclasses.replace(config, image_size=info.image_size)
     keras.mixed_precision.set_dtype_policy(config.precision)
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
     strategy = strategy_for(config.devices)
     if config.batch_size % strategy.num_replicas_in_sync:
         raise UserError(
@@ -90,12 +97,32 @@ def pretrain(
     num_classes = train.num_classes if config.probe else None
     with strategy.scope():
         model = build_pretrainer(config, steps_per_epoch, num_classes or None, encoder)
-    checkpoints = Checkpoints(run.checkpoints, model, config.keep_checkpoints)
-    done = start_run(config, run, model, checkpoints)
+    counts = {"images": train.count, "classes": train.num_classes}
+    checkpoints = Checkpoints(run.checkpoints, model, config.keep_checkpoints, counts)
+    check_folder(config, run, checkpoints)
+    if config.init_from and not checkpoints.exist:
+        bring_weights(config, model)
+    with locked(run.path), explained(run.path, lambda: checkpoints.latest), StopSignals() as stop:
+        return _pretrain(config, run, info, train, model, checkpoints, stop, started)
+
+
+def _pretrain(
+    config: PretrainConfig,
+    run: RunFolder,
+    info: DatasetInfo,
+    train: Examples,
+    model: Pretrainer,
+    checkpoints: Checkpoints,
+    stop: StopSignals,
+    started: float,
+) -> dict[str, Any]:
+    """The part of `pretrain` that reads and writes the run folder."""
+    done = start_run(config, run, checkpoints)
+    steps_per_epoch = train.count // config.batch_size
 
     evaluator = OnlineEvaluator(config, info, train, model)
     summary = _before(run, evaluator) if done == 0 else run.read(run.before)
-    earlier = sum(record["seconds"] for record in run.records())
+    earlier = sum(record.get("seconds", 0.0) for record in run.records())
     views, pictures = _fixed_batches(config, info, train)
     epoch, step = divmod(done, steps_per_epoch)
     data = training_batches(config, info, train, epoch, step)
@@ -103,29 +130,40 @@ def pretrain(
     def save_model() -> None:
         _save_model(run, config, info, train, model)
 
+    guard = Guard(saves=config.checkpoint_steps, last_saved=lambda: checkpoints.latest)
+    monitor = Monitor(
+        run,
+        views,
+        images=pictures["image"],
+        truth=pictures.get("mask"),
+        normalize=lambda images: normalize(images, info.mean, info.std),
+        knn=evaluator.knn if config.knn_every else None,
+        knn_every=config.knn_every,
+        picture_every=config.picture_every,
+        images_per_epoch=steps_per_epoch * config.batch_size,
+        stop_on_collapse=config.stop_on_collapse,
+        epochs=config.epochs,
+        last_saved=lambda: checkpoints.latest,
+        resumed=checkpoints.epoch.get("monitor"),
+    )
+    saver = SaveCheckpoints(checkpoints, guard, monitor, config.checkpoint_steps)
     callbacks = [
         Progress(config.batch_size, steps_per_epoch * config.epochs, done),
-        Guard(saves=config.checkpoint_steps),
-        Monitor(
-            run,
-            views,
-            images=pictures["image"],
-            truth=pictures.get("mask"),
-            normalize=lambda images: normalize(images, info.mean, info.std),
-            knn=evaluator.knn if config.knn_every else None,
-            knn_every=config.knn_every,
-            picture_every=config.picture_every,
-            images_per_epoch=steps_per_epoch * config.batch_size,
-            stop_on_collapse=config.stop_on_collapse,
-            epochs=config.epochs,
-        ),
-        SaveCheckpoints(checkpoints, config.checkpoint_steps),
+        guard,
+        monitor,
+        saver,
         keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: save_model()),
+        stop,
     ]
-    if epoch < config.epochs:
-        _fit(model, data, callbacks, config.epochs, epoch, step, steps_per_epoch)
-    if not run.has_model:
-        save_model()
+    try:
+        if done and not step:
+            _catch_up(run, model, callbacks, epoch, checkpoints.epoch.get("open"), save_model)
+        if epoch < config.epochs:
+            with StalledInput(model, f"--dataset={config.dataset}"):
+                _fit(model, data, callbacks, config.epochs, epoch, step, steps_per_epoch)
+    except Stopped:
+        saver.save_open()
+        raise
 
     summary |= evaluator.after()
     summary |= _speed(run)
@@ -179,6 +217,23 @@ def _augmentation(config: PretrainConfig) -> AugmentConfig:
     names = {field.name for field in dataclasses.fields(AugmentConfig)}
     chosen = {k: v for k, v in dataclasses.asdict(config).items() if k in names}
     return AugmentConfig(**chosen)
+
+
+def _catch_up(
+    run: RunFolder,
+    model: Pretrainer,
+    callbacks: list[keras.callbacks.Callback],
+    epoch: int,
+    unfinished: bool,
+    save_model: Callable[[], None],
+) -> None:
+    """Does what was left to do after the last update of an epoch when the run was stopped."""
+    if unfinished:
+        everybody = keras.callbacks.CallbackList(callbacks, model=model)
+        everybody.on_epoch_begin(epoch - 1)
+        everybody.on_epoch_end(epoch - 1, model.epoch_means())
+    elif run.model_step() != int(model.step.numpy()):
+        save_model()
 
 
 def _fit(

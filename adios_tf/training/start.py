@@ -13,19 +13,23 @@ import adios_tf
 from adios_tf import cli, pretrained
 from adios_tf.errors import UserError
 from adios_tf.run_folder import RunFolder
+from adios_tf.training.changes import changes, check_data
 from adios_tf.training.checkpoints import Checkpoints
 from adios_tf.training.config import PretrainConfig
+from adios_tf.training.lock import LOCK
 from adios_tf.training.pretrainer import Pretrainer
 
 PACKAGES = ("tensorflow", "keras", "keras-cv", "tensorflow-datasets", "numpy")
 
 
-def start_run(
-    config: PretrainConfig, run: RunFolder, model: Pretrainer, checkpoints: Checkpoints
-) -> int:
-    """Prepares the run folder and the weights; returns the number of updates already done."""
+def check_folder(config: PretrainConfig, run: RunFolder, checkpoints: Checkpoints) -> None:
+    """Refuses a folder that cannot be begun or resumed, before anything is written.
+
+    Raises:
+      UserError: says why.
+    """
     run_dir = run.path
-    begun = run.flags.exists() or checkpoints.latest is not None
+    begun = run.flags.exists() or checkpoints.exist
     if begun and not config.resume:
         raise UserError(
             f"{run_dir} holds a run already and --resume is off: nothing was overwritten; take a "
@@ -33,18 +37,35 @@ def start_run(
         )
     if run_dir.exists() and not run_dir.is_dir():
         raise UserError(f"{run_dir} is a file: take another --run_dir (nothing was written)")
-    if not begun and run_dir.exists() and any(run_dir.iterdir()):
+    ours = begun or (run_dir / LOCK).exists()  # killed before its first file
+    if not ours and run_dir.exists() and any(run_dir.iterdir()):
         raise UserError(
             f"{run_dir} is not empty and holds no run: take a new --run_dir (nothing was written)"
         )
+    if begun and run.has_model and not checkpoints.exist:
+        raise UserError(
+            f"the checkpoints of {run_dir} are gone: bring them back, or take a new --run_dir with "
+            f"--init_from={run_dir}, which starts from its model/ (nothing was written)"
+        )
+
+
+def start_run(config: PretrainConfig, run: RunFolder, checkpoints: Checkpoints) -> int:
+    """Resumes the run or begins its folder; returns the number of updates already done."""
+    resumed = checkpoints.exist
+    changed = changes(config, run) if resumed and run.flags.exists() else {}
     done = 0
-    if checkpoints.latest is not None:
+    if resumed:
+        checkpoints.tidy()
         done = checkpoints.restore()
-        tqdm.write(f"resuming {run_dir} after {done} updates")
-    elif config.init_from:
-        bring_weights(config, model)
-    run.begin(cli.flag_lines(config), environment())
-    run.replace_records(record for record in run.records() if record["step"] <= done)
+        check_data(config, checkpoints.saved_data, checkpoints.data, run)
+        tqdm.write(f"resuming {run.path} after {done} updates")
+    run.tidy()
+    run.begin(None if run.flags.exists() and resumed else cli.flag_lines(config), environment())
+    if changed:
+        run.add_change(done, changed)
+    # An epoch's record is written before its last checkpoint; without that, it is written anew.
+    last = done - 1 if checkpoints.epoch.get("open") else done
+    run.replace_records(record for record in run.records() if record["step"] <= last)
     return done
 
 

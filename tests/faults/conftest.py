@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from adios_tf.cli import parse
+from adios_tf.evaluation.online import OnlineEvaluator
 from adios_tf.training.config import PretrainConfig
+from adios_tf.training.run import pretrain
 
 HERE = Path(__file__).resolve().parent
 TINY = (
@@ -39,11 +41,30 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
-def settings(folder: Path) -> Callable[..., PretrainConfig]:
+@pytest.fixture(scope="session")
+def settings(folder: Path, plugin: str) -> Callable[..., PretrainConfig]:
     """Returns (run folder, flags) -> the settings of a tiny run; three updates an epoch."""
 
     def made(run_dir: Path, *flags: str) -> PretrainConfig:
         return parse(PretrainConfig, [f"--dataset={folder}", *TINY, f"--run_dir={run_dir}", *flags])
 
     return made
+
+
+@pytest.fixture(scope="session", autouse=True)
+def only_training():
+    """Leaves out of every run what faults here do not touch, and takes most of its time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("adios_tf.training.run.draw_curves", lambda *_: None)
+        patch.setattr("adios_tf.training.run.write_report", lambda *_: None)
+        for name in ("before", "after"):
+            patch.setattr(OnlineEvaluator, name, lambda self: {})
+        yield
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory, settings, only_training) -> Path:
+    """A run that nothing stopped."""
+    run_dir = tmp_path_factory.mktemp("whole") / "run"
+    pretrain(settings(run_dir))
+    return run_dir

@@ -1,0 +1,132 @@
+"""A run that is stopped anywhere and resumed leaves what one that never stopped leaves."""
+
+import json
+import os
+import shutil
+import signal
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from adios_tf import pretrained
+from adios_tf.errors import Stopped, UserError
+from adios_tf.run_folder import RunFolder
+from adios_tf.training import callbacks
+from adios_tf.training.checkpoints import Checkpoints
+from adios_tf.training.run import pretrain
+
+TIMES = ("seconds", "images_per_second")
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing handles it."""
+
+
+def newest(run_dir):
+    """{name: tensor} of the newest checkpoint."""
+    folders = (run_dir / "checkpoints").glob("ckpt-*")
+    folder = max(folders, key=lambda path: int(path.name.removeprefix("ckpt-")))
+    reader = tf.train.load_checkpoint(str(folder / "weights"))
+    names = [n for n in reader.get_variable_to_shape_map() if n.endswith("VARIABLE_VALUE")]
+    return {name: reader.get_tensor(name) for name in names}
+
+
+def records(run_dir):
+    return [
+        {k: v for k, v in record.items() if k not in TIMES}
+        for record in RunFolder(run_dir).records()
+    ]
+
+
+def same(one, other):
+    ours, theirs = newest(one), newest(other)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+    assert records(one) == records(other)
+    assert RunFolder(one).model_step() == RunFolder(other).model_step()
+    encoders = (pretrained.load(path).encoder.get_weights() for path in (one, other))
+    for a, b in zip(*encoders, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def stop_at(monkeypatch, owner, name, call, how, after=False):
+    """Has the call-th call of a method end by `how()`, before or after what it does."""
+    original, calls = getattr(owner, name), [0]
+
+    def stopping(*args, **kwargs):
+        calls[0] += 1
+        if calls[0] == call and not after:
+            how()
+        result = original(*args, **kwargs)
+        if calls[0] == call and after:
+            how()
+        return result
+
+    monkeypatch.setattr(owner, name, stopping)
+
+
+def kill():
+    raise Killed
+
+
+def sigterm():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+EVERY = "--checkpoint_steps=1"
+KILLS = {
+    "inside an epoch": (callbacks.SaveCheckpoints, "save_open", 2, True),
+    "after an epoch's last update": (callbacks.Guard, "on_epoch_end", 1, False),
+    "between record and checkpoint": (callbacks.SaveCheckpoints, "on_epoch_end", 1, False),
+    "between checkpoint and model": (callbacks.SaveCheckpoints, "on_epoch_end", 2, True),
+}
+
+
+@pytest.mark.parametrize("where", KILLS)
+def test_killed(tmp_path, monkeypatch, settings, whole, where):
+    owner, name, call, after = KILLS[where]
+    run_dir = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        stop_at(patch, owner, name, call, kill, after)
+        with pytest.raises(Killed):
+            pretrain(settings(run_dir, EVERY))
+    pretrain(settings(run_dir, EVERY))
+    same(run_dir, whole)
+
+
+def test_killed_inside_a_model_save(tmp_path, monkeypatch, settings, whole):
+    """Between the two renames model/ is not there; the resumed run writes it."""
+    run_dir = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        stop_at(patch, pretrained.Path, "rename", 5, kill)
+        with pytest.raises(Killed):
+            pretrain(settings(run_dir))
+    pretrain(settings(run_dir))
+    same(run_dir, whole)
+    assert sorted(path.name for path in run_dir.glob("model*")) == ["model"]
+
+
+STOPS = {
+    "inside an update": (callbacks.Progress, "on_train_batch_end", 2),
+    "inside the last update of an epoch": (callbacks.Progress, "on_train_batch_end", 3),
+    "while an epoch is measured": (callbacks.Monitor, "_health", 1),
+    "while a checkpoint is written": (Checkpoints, "save", 1),
+}
+
+
+@pytest.mark.parametrize("where", STOPS)
+def test_stopped_by_a_signal(tmp_path, monkeypatch, settings, whole, where):
+    owner, name, call = STOPS[where]
+    run_dir = tmp_path / "run"
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    with monkeypatch.context() as patch:
+        stop_at(patch, owner, name, call, sigterm)
+        with pytest.raises(Stopped, match="stopped by SIGTERM; repeat the command to go on"):
+            pretrain(settings(run_dir))
+    assert handlers == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    updates = 2 if where == "inside an update" else 3
+    assert int(newest(run_dir)["model_0000/.ATTRIBUTES/VARIABLE_VALUE"]) == updates
+    pretrain(settings(run_dir))
+    same(run_dir, whole)
