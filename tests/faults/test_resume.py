@@ -1,8 +1,6 @@
 """A run that is stopped anywhere and resumed leaves what one that never stopped leaves."""
 
-import json
 import os
-import shutil
 import signal
 
 import numpy as np
@@ -10,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from adios_tf import pretrained
-from adios_tf.errors import Stopped, UserError
+from adios_tf.errors import Stopped
 from adios_tf.run_folder import RunFolder
 from adios_tf.training import callbacks
 from adios_tf.training.checkpoints import Checkpoints
@@ -84,7 +82,15 @@ KILLS = {
 }
 
 
-@pytest.mark.parametrize("where", KILLS)
+def some_slow(cases, fast):
+    """The fast ones run by default: each of a kind, at two whole runs apiece."""
+    slow = pytest.mark.slow
+    return [pytest.param(case, marks=() if case in fast else slow) for case in cases]
+
+
+@pytest.mark.parametrize(
+    "where", some_slow(KILLS, ["inside an epoch", "between checkpoint and model"])
+)
 def test_killed(tmp_path, monkeypatch, settings, whole, where):
     owner, name, call, after = KILLS[where]
     run_dir = tmp_path / "run"
@@ -96,6 +102,7 @@ def test_killed(tmp_path, monkeypatch, settings, whole, where):
     same(run_dir, whole)
 
 
+@pytest.mark.slow
 def test_killed_inside_a_model_save(tmp_path, monkeypatch, settings, whole):
     """Between the two renames model/ is not there; the resumed run writes it."""
     run_dir = tmp_path / "run"
@@ -116,7 +123,7 @@ STOPS = {
 }
 
 
-@pytest.mark.parametrize("where", STOPS)
+@pytest.mark.parametrize("where", some_slow(STOPS, ["inside the last update of an epoch"]))
 def test_stopped_by_a_signal(tmp_path, monkeypatch, settings, whole, where):
     owner, name, call = STOPS[where]
     run_dir = tmp_path / "run"
