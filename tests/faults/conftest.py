@@ -51,7 +51,7 @@ def settings(folder: Path, plugin: str) -> Callable[..., PretrainConfig]:
     return made
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def only_training():
     """Leaves out of every run what faults here do not touch, and takes most of its time."""
     with pytest.MonkeyPatch.context() as patch:
@@ -62,7 +62,7 @@ def only_training():
         yield
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, settings, only_training) -> Path:
     """A run that nothing stopped."""
     run_dir = tmp_path_factory.mktemp("whole") / "run"
