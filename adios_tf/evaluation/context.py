@@ -23,7 +23,7 @@ from adios_tf.evaluation.linear import Batches, ProbeResult, Standardizer
 from adios_tf.evaluation.mask_quality import segment
 from adios_tf.evaluation.presets import image_settings
 from adios_tf.evaluation.results import Row
-from adios_tf.evaluation.validation import checked_labels
+from adios_tf.evaluation.validation import checked_labels, number_of_classes
 from adios_tf.run_folder import RunFolder
 
 
@@ -180,15 +180,24 @@ class EvaluationContext:
 
     # ------------------------------------------------------------------ labels
 
-    def require_labels(self) -> None:
-        """Raises `UserError` where a label is missing or train has one class only."""
-        checked_labels(self.train.labels, self.train.count, "train", classes=2)
-        checked_labels(self.test.labels, self.test.count, "test")
+    def require_labels(self, several: bool = True) -> None:
+        """Raises `UserError` where a label is missing or train has one class only.
+
+        Args:
+          several: whether an image may have several.
+        """
+        checked_labels(self.train.labels, self.train.count, "train", 2, several)
+        checked_labels(self.test.labels, self.test.count, "test", several=several)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether images have several labels, [n,C] of 0 and 1."""
+        return self.train.labels.ndim == 2
 
     @property
     def classes(self) -> int:
-        """1 + the largest label of either split."""
-        return int(max(self.train.labels.max(), self.test.labels.max())) + 1
+        """How many classes the labels of both splits tell apart."""
+        return number_of_classes(self.train.labels, self.test.labels)
 
     # ------------------------------------------------------------------ the rest
 
@@ -207,6 +216,8 @@ class EvaluationContext:
         Raises:
           UserError: other features, or an export, which cannot be added to.
         """
+        if self.multi_label:
+            raise UserError("--save_classifier keeps classifiers of one label per image: leave it")
         run = RunFolder(self.config.run)
         folder = run.model
         if self.config.features != "backbone" or not run.has_model:

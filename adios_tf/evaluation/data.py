@@ -64,7 +64,7 @@ class Split:
 
     @functools.cached_property
     def labels(self) -> np.ndarray:
-        """[n] int64, -1 where there is none."""
+        """[n] int64, -1 where there is none; [n,C] of 0 and 1 where an image has several."""
         labels = self._examples.dataset.map(lambda one: one["label"]).batch(1024)
         return np.concatenate(list(labels.as_numpy_iterator()))
 

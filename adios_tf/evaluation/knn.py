@@ -163,6 +163,14 @@ def nearest(
     return np.concatenate(values), np.concatenate(indices)
 
 
+def _weights(values: np.ndarray, temperature: float, distance: str) -> np.ndarray:
+    """Returns the weights [Q,k] float64 of neighbors, up to a factor per query."""
+    if distance == "cosine":
+        values = values.astype(np.float64)
+        return np.exp((values - values[:, :1]) / temperature)
+    return 1.0 / (values + 1e-5)
+
+
 def vote(
     values: np.ndarray,
     labels: np.ndarray,
@@ -177,11 +185,7 @@ def vote(
       labels: [Q,k], the neighbors' classes.
       temperature: of the cosine weights exp(cos / T).
     """
-    if distance == "cosine":
-        values = values.astype(np.float64)
-        weights = np.exp((values - values[:, :1]) / temperature)
-    else:
-        weights = 1.0 / (values + 1e-5)
+    weights = _weights(values, temperature, distance)
     cells = np.arange(len(labels))[:, None] * num_classes + labels
     flat = np.bincount(cells.ravel(), weights.ravel(), minlength=len(labels) * num_classes)
     return flat.reshape(len(labels), num_classes)
@@ -232,6 +236,26 @@ def knn_predict(
     Raises:
       UserError: missing labels, one class only, NaN features, k above n.
     """
+    values, labels, classes = _neighbors(
+        train_features, train_labels, test_features, test_labels, k, temperature, distance, progress
+    )
+    return {
+        int(size): knn_rank(values[:, :size], labels[:, :size], classes, temperature, distance)
+        for size in k
+    }
+
+
+def _neighbors(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    test_labels: np.ndarray,
+    k: Sequence[int],
+    temperature: float,
+    distance: str,
+    progress: bool,
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Returns values and labels [Q,k,...] of the nearest, and the number of classes."""
     train_features, train_labels, test_features, _, classes = checked_pair(
         train_features, train_labels, test_features, test_labels
     )
@@ -240,11 +264,32 @@ def knn_predict(
     if not temperature > 0:
         raise UserError(f"temperature={temperature}: must be above 0")
     values, indices = nearest(train_features, test_features, max(k), distance, progress)
-    labels = train_labels[indices]
-    return {
-        int(size): knn_rank(values[:, :size], labels[:, :size], classes, temperature, distance)
-        for size in k
-    }
+    return values, train_labels[indices], classes
+
+
+def knn_multi_label(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    test_labels: np.ndarray,
+    k: Sequence[int] = (20, 200),
+    temperature: float = 0.07,
+    distance: str = "cosine",
+    progress: bool = True,
+) -> dict[int, np.ndarray]:
+    """Returns, for every k, scores [Q,C]: the weighted share of neighbors with a label, less 1/2.
+
+    Arguments and errors as `knn_predict`, with labels [n,C] and [Q,C] of 0 and 1.
+    """
+    values, labels, _ = _neighbors(
+        train_features, train_labels, test_features, test_labels, k, temperature, distance, progress
+    )
+    found = {}
+    for size in k:
+        weights = _weights(values[:, :size], temperature, distance)
+        weights /= weights.sum(axis=1, keepdims=True)
+        found[int(size)] = np.einsum("qk,qkc->qc", weights, labels[:, :size]) - 0.5
+    return found
 
 
 def knn_accuracy(

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from adios_tf.errors import UserError
 from adios_tf.evaluation.defaults import LEARNING_RATES, REPORTS, STRENGTHS
 from adios_tf.evaluation.heads import Head
-from adios_tf.evaluation.metrics import rank_classes, top_accuracy
+from adios_tf.evaluation.metrics import agreement
 from adios_tf.evaluation.probe_bank import Batches, ProbeBank, shuffled_batches
 from adios_tf.evaluation.splits import split_validation
 from adios_tf.evaluation.validation import checked_pair
@@ -39,7 +39,7 @@ class ProbeResult:
 
     Attributes:
       kernel, bias: [D,C] and [C] float64, the classifier on features as they are; the bias is
-        -inf for a class that was never seen.
+        -inf for a class that was never seen (inf for one that every image has).
       scores: [Q,C] float32, one per class of every test example.
       chosen: the regularization or learning rate that was used.
       validation: {candidate: validation accuracy}; empty where nothing was swept.
@@ -103,6 +103,23 @@ def _weights(model: LogisticRegression, classes: int) -> tuple[np.ndarray, np.nd
     return all_kernel, all_bias
 
 
+def _fit_each(
+    models: list[LogisticRegression], inputs: np.ndarray, targets: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fits one model per class of targets [n,C]; returns kernel [D,C] and bias [C].
+
+    A class that every image has, or none, gets that answer without being learned.
+    """
+    kernel, bias = np.zeros((inputs.shape[1], len(models))), np.full(len(models), -np.inf)
+    for index, (model, target) in enumerate(zip(models, targets.T, strict=True)):
+        if target.min() == target.max():
+            bias[index] = np.inf if target[0] else -np.inf
+            continue
+        model.fit(inputs, target)
+        kernel[:, index], bias[index] = model.coef_[0], model.intercept_[0]
+    return kernel, bias
+
+
 def logistic_probe(
     train_features: np.ndarray,
     train_labels: np.ndarray,
@@ -117,11 +134,13 @@ def logistic_probe(
     """Multinomial logistic regression (L-BFGS) on standardized features.
 
     Minimizes mean cross-entropy + strength / 2 * |W|^2. The strength with the best validation
-    accuracy (the stronger one on a tie) is refitted on all of train.
+    accuracy (the stronger one on a tie) is refitted on all of train. Where images have several
+    labels, every class has a binary regression of its own, and micro F1 decides.
 
     Args:
       train_features, test_features: [n,D], [Q,D] float.
-      train_labels, test_labels: [n], [Q] int; test labels only say how many classes there are.
+      train_labels, test_labels: [n], [Q] int, or [n,C], [Q,C] of 0 and 1; test labels only say
+        how many classes there are.
       strengths: candidates; a single one is used as it is.
       validation_fraction: share of train held out for the choice.
       seed: of that cut.
@@ -139,21 +158,29 @@ def logistic_probe(
     stalled = []
 
     def fit(rows: np.ndarray, candidates: Sequence[float], bar: tqdm):
-        """Yields (strength, standardizer, model), each model started from the one before."""
+        """Yields (strength, standardizer, kernel, bias), each started from the one before."""
         prepare = Standardizer.of(train_features[rows])
         inputs, targets = prepare(train_features[rows]), train_labels[rows]
         if inputs.size <= _DOUBLE_SIZE:
             inputs = inputs.astype(np.float64)
-        model = LogisticRegression(warm_start=True, max_iter=max_iterations)
+        several = targets.ndim == 2
+        models = [
+            LogisticRegression(warm_start=True, max_iter=max_iterations)
+            for _ in range(classes if several else 1)
+        ]
         for strength in candidates:
-            model.set_params(C=1.0 / (strength * len(rows)))
+            for model in models:
+                model.set_params(C=1.0 / (strength * len(rows)))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)
-                model.fit(inputs, targets)
-            if model.n_iter_.max() >= max_iterations:
+                if several:
+                    weights = _fit_each(models, inputs, targets)
+                else:
+                    weights = _weights(models[0].fit(inputs, targets), classes)
+            if max(np.max(getattr(model, "n_iter_", 0)) for model in models) >= max_iterations:
                 stalled.append(strength)
             bar.update()
-            yield strength, prepare, model
+            yield strength, prepare, *weights
 
     validation = {}
     strengths = sorted(strengths, reverse=True)
@@ -163,15 +190,14 @@ def logistic_probe(
     with bar, threadpool_limits(threads):
         if len(strengths) > 1:
             rows, held = split_validation(train_labels, validation_fraction, seed)
-            for strength, prepare, model in fit(rows, strengths, bar):
-                kernel, bias = _weights(model, classes)
+            for strength, prepare, kernel, bias in fit(rows, strengths, bar):
                 scores = prepare(train_features[held]) @ kernel + bias
-                validation[strength] = top_accuracy(rank_classes(scores, 1), train_labels[held])
+                validation[strength] = agreement(scores, train_labels[held])
         chosen = max(validation, key=validation.get) if validation else strengths[0]
         everything = np.arange(len(train_features))
-        [(_, prepare, model)] = fit(everything, [chosen], bar)
+        [(_, prepare, *weights)] = fit(everything, [chosen], bar)
     return ProbeResult(
-        *prepare.folded(*_weights(model, classes)),
+        *prepare.folded(*weights),
         test_features,
         chosen=float(chosen),
         validation=validation,
@@ -210,8 +236,8 @@ def sgd_probe(
 
     Args:
       train_features, test_features: [n,D], [Q,D] float, of images without augmentation.
-      train_labels, test_labels: [n], [Q] int; test labels only say how many classes there are,
-        unless `report` is "best".
+      train_labels, test_labels: [n], [Q] int, or [n,C], [Q,C] of 0 and 1 for binary
+        cross-entropy; test labels only say how many classes there are, unless `report` is "best".
       learning_rates: candidates; with a single one all of train is trained on.
       epochs, decay_epochs: passes over train, and after which the rate falls to a tenth.
       batch_size: B.

@@ -1,6 +1,7 @@
-"""Top-1 and top-n accuracy from scores."""
+"""Top-1 and top-n accuracy from scores; F1 where images have several labels."""
 
 import numpy as np
+from sklearn.metrics import f1_score
 
 
 def rank_classes(scores: np.ndarray, n: int) -> np.ndarray:
@@ -14,3 +15,29 @@ def rank_classes(scores: np.ndarray, n: int) -> np.ndarray:
 def top_accuracy(ranked: np.ndarray, labels: np.ndarray, n: int = 1) -> float:
     """Returns the share of rows of ranked [B,>=1] that hold their label [B] in the first n."""
     return float((ranked[:, :n] == np.asarray(labels)[:, None]).any(axis=1).mean())
+
+
+def multi_label_scores(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Returns F1 and the share of right decisions; a class is predicted where its score is > 0.
+
+    As the official ADIOS code: F1 over all decisions (micro), averaged over classes (macro) and
+    averaged with weights, which are how often a class is *predicted*. A class that is neither
+    there nor predicted counts 1.
+
+    Args:
+      scores: [n,C], such as logits.
+      labels: [n,C] of 0 and 1.
+    """
+    predicted, labels = np.asarray(scores) > 0, np.asarray(labels) > 0
+    found = {
+        f"f1_{average}": float(f1_score(predicted, labels, average=average, zero_division=1.0))
+        for average in ("micro", "macro", "weighted")
+    }
+    return found | {"label_accuracy": float((predicted == labels).mean())}
+
+
+def agreement(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Returns by what classifiers are chosen: top-1 accuracy, or micro F1 of several labels."""
+    if labels.ndim == 2:
+        return multi_label_scores(scores, labels)["f1_micro"]
+    return top_accuracy(rank_classes(scores, 1), labels)

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from adios_tf.errors import UserError
 from adios_tf.evaluation.heads import Head, classification_loss, first_head
-from adios_tf.evaluation.metrics import rank_classes, top_accuracy
+from adios_tf.evaluation.metrics import agreement
 from adios_tf.optimizers import build_optimizer
 
 Batches = Callable[[int], Iterable[tuple[np.ndarray, np.ndarray]]]
@@ -20,7 +20,7 @@ class ProbeBank:
 
     Args:
       dim: feature width D.
-      classes: C.
+      classes: C; labels are [B] int, or [B,C] of 0 and 1.
       learning_rates: L of them.
       momentum: of SGD (no Nesterov).
       optimizer: "sgd" or "lars", see `adios_tf.optimizers`.
@@ -114,21 +114,21 @@ class ProbeBank:
         return features @ kernel + bias
 
     def accuracies(self, features: np.ndarray, labels: np.ndarray) -> dict[float, float]:
-        """Returns {learning rate: top-1 accuracy}; 0 for one that diverged."""
+        """Returns {learning rate: `agreement`}; 0 for one that diverged."""
         found = {}
         for which, rate in enumerate(self.learning_rates):
             scores = self.scores(features, which)
-            right = top_accuracy(rank_classes(scores, 1), labels)
-            found[rate] = right if np.isfinite(scores).all() else 0.0
+            found[rate] = agreement(scores, labels) if np.isfinite(scores).all() else 0.0
         return found
 
     def best(self, features: np.ndarray, labels: np.ndarray) -> tuple[int, dict[float, float]]:
         """Returns the number of the best classifier on validation data, and all accuracies."""
         found = self.accuracies(features, labels)
         chosen = max(found, key=found.get)
-        if not found[chosen]:
+        which = self.learning_rates.index(chosen)
+        if not all(np.isfinite(part).all() for part in self.weights(which)):
             raise UserError("every learning rate of the probe diverged: give smaller ones")
-        return self.learning_rates.index(chosen), found
+        return which, found
 
 
 def shuffled_batches(

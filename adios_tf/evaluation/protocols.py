@@ -6,6 +6,7 @@ of rows whenever a piece of work is done; the runner times the pieces, prints an
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -17,8 +18,8 @@ from adios_tf.evaluation import mask_quality
 from adios_tf.evaluation.augmentation import steps_per_epoch
 from adios_tf.evaluation.context import EvaluationContext, PartialResult
 from adios_tf.evaluation.finetune import fine_tune
-from adios_tf.evaluation.knn import DISTANCES, knn_predict
-from adios_tf.evaluation.metrics import rank_classes, top_accuracy
+from adios_tf.evaluation.knn import DISTANCES, knn_multi_label, knn_predict
+from adios_tf.evaluation.metrics import multi_label_scores, rank_classes, top_accuracy
 from adios_tf.evaluation.splits import label_fraction_indices
 from adios_tf.evaluation.validation import checked_labels
 from adios_tf.registry import Registry, unknown_name
@@ -35,16 +36,17 @@ def knn(context: EvaluationContext) -> Groups:
     for distance in config.knn_distance:
         if distance not in DISTANCES:
             raise unknown_name("distance", distance, DISTANCES)
-        ranked = knn_predict(
-            *context.feature_pairs(), config.knn_k, config.knn_temperature, distance
-        )
+        predict = knn_multi_label if context.multi_label else knn_predict
+        found = predict(*context.feature_pairs(), config.knn_k, config.knn_temperature, distance)
         group = []
-        for k, order in ranked.items():
+        for k, one in found.items():
             settings = {"k": k, "distance": distance, "normalization": "none"}
             if distance == "cosine":
                 settings |= {"T": config.knn_temperature, "normalization": "l2"}
             changed = {"knn_k": (k,), "knn_distance": (distance,)}
-            group += _top_rows([order], labels, f"k={k} {distance}", settings, ("knn",), changed)
+            variant = f"k={k} {distance}"
+            rows = _f1_rows if context.multi_label else _top_rows
+            group += rows([one], labels, variant, settings, ("knn",), changed)
         yield group
 
 
@@ -73,6 +75,36 @@ def _top_rows(
     return rows
 
 
+def _f1_rows(
+    scores: list[np.ndarray],
+    labels: np.ndarray,
+    variant: str,
+    settings: dict,
+    groups: tuple[str, ...],
+    changed: dict | None = None,
+) -> list[PartialResult]:
+    """Returns the rows of F1 and accuracy of several labels [Q,C], one value per scores [Q,C]."""
+    found = [multi_label_scores(one, labels) for one in scores]
+    return [
+        PartialResult(
+            metric=name,
+            variant=variant,
+            values=tuple(one[name] for one in found),
+            settings=settings,
+            groups=groups,
+            changed=changed or {},
+        )
+        for name in found[0]
+    ]
+
+
+def _score_rows(scores: list[np.ndarray], labels: np.ndarray, *rest: Any) -> list[PartialResult]:
+    """Returns `_top_rows` or, for labels [Q,C], `_f1_rows`, of one [Q,C] for each seed."""
+    if labels.ndim == 2:
+        return _f1_rows(scores, labels, *rest)
+    return _top_rows([rank_classes(one, 5) for one in scores], labels, *rest)
+
+
 def _listed(values: list) -> str:
     """Returns the distinct values, such as the choices of several seeds, as text."""
     return " ".join(f"{value:g}" for value in dict.fromkeys(values))
@@ -93,8 +125,8 @@ def _probe_rows(
     best = [max(result.validation.values(), default=math.nan) for result in results]
     if not math.isnan(best[0]):
         settings["validation"] = f"{100 * np.mean(best):.2f}"
-    ranked = [rank_classes(result.scores, 5) for result in results]
-    return _top_rows(ranked, context.test.labels, "", settings, groups)
+    scores = [result.scores for result in results]
+    return _score_rows(scores, context.test.labels, "", settings, groups)
 
 
 @PROTOCOLS.register("linear", "logistic regression on cached features, to convergence")
@@ -164,7 +196,7 @@ def linear_augmented(context: EvaluationContext) -> Groups:
 
 
 def _tuned(context: EvaluationContext, rows: np.ndarray, seed: int) -> tuple[np.ndarray, int]:
-    """Fine-tunes a fresh encoder on some train images; returns ranked classes and epochs."""
+    """Fine-tunes a fresh encoder on some train images; returns test scores and epochs."""
     config = context.config
     if config.features != "backbone":
         raise UserError("fine-tuning trains the encoder: use --features=backbone")
@@ -198,17 +230,17 @@ def _tuned(context: EvaluationContext, rows: np.ndarray, seed: int) -> tuple[np.
     def logits(images: tf.Tensor) -> tf.Tensor:
         return model(images, training=False)
 
-    return rank_classes(context.outputs(context.test, logits, "test"), 5), epochs
+    return context.outputs(context.test, logits, "test"), epochs
 
 
 def _tuned_rows(
     context: EvaluationContext, variant: str, choose, groups, changed: dict
 ) -> list[PartialResult]:
-    config, ranked = context.config, []
+    config, scores = context.config, []
     for seed in config.seeds:
         rows = choose(seed)
-        order, epochs = _tuned(context, rows, seed)
-        ranked.append(order)
+        found, epochs = _tuned(context, rows, seed)
+        scores.append(found)
     settings = {
         "labeled images": len(rows),
         "learning rate": config.finetune_learning_rate,
@@ -220,7 +252,7 @@ def _tuned_rows(
         "optimizer": config.finetune_optimizer,
         "layers": "all, stem from the start" if context.stem != "keep" else "all",
     }
-    return _top_rows(ranked, context.test.labels, variant, settings, groups, changed)
+    return _score_rows(scores, context.test.labels, variant, settings, groups, changed)
 
 
 @PROTOCOLS.register("finetune", "all layers trained on all labels")
@@ -232,7 +264,7 @@ def finetune(context: EvaluationContext) -> Groups:
 
 @PROTOCOLS.register("semi", "all layers trained on 1 % and 10 % of the labels")
 def semi(context: EvaluationContext) -> Groups:
-    context.require_labels()
+    context.require_labels(several=False)
     for share in context.config.label_fractions:
 
         def choose(seed: int, share: float = share) -> np.ndarray:

@@ -42,10 +42,11 @@ def split_validation(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cuts a validation part from a train split, the same share of every class.
 
-    A class keeps at least one example for training and, if it has two, gives one away.
+    A class keeps at least one example for training and, if it has two, gives one away. Where
+    images have several labels, the part is drawn from all alike.
 
     Args:
-      labels: [n] int.
+      labels: [n] int, or [n,C].
       fraction: in (0, 1), the share of the validation part.
       seed: of the choice.
 
@@ -58,7 +59,10 @@ def split_validation(
     if not 0 < fraction < 1:
         raise UserError(f"validation fraction {fraction}: give a share between 0 and 1")
     train, held = [], []
-    for group in _per_class(np.asarray(labels), seed):
+    labels = np.asarray(labels)
+    if labels.ndim == 2:
+        labels = np.zeros(len(labels), int)
+    for group in _per_class(labels, seed):
         count = min(max(1, round(fraction * len(group))), len(group) - 1)
         held.append(group[:count])
         train.append(group[count:])

@@ -25,29 +25,43 @@ def checked_features(features: np.ndarray, what: str) -> np.ndarray:
     return features.astype(np.float32, copy=False)
 
 
-def checked_labels(labels: np.ndarray, count: int, what: str, classes: int = 1) -> np.ndarray:
-    """Returns labels [n] as int64.
+def checked_labels(
+    labels: np.ndarray, count: int, what: str, classes: int = 1, several: bool = False
+) -> np.ndarray:
+    """Returns labels [n], or [n,C] of 0 and 1 where an image has several, as int64.
 
     Args:
       count: how many there must be.
       what: "train" or "test", for the message.
       classes: how many different ones there must be at least.
+      several: whether the protocol can do with several labels per image.
 
     Raises:
-      UserError: a missing label (-1), another length, or too few classes.
+      UserError: a missing label (-1), another length, too few classes, or several labels per
+        image where there may be one.
     """
     labels = np.asarray(labels)
-    if labels.shape != (count,):
+    if labels.shape[:1] != (count,) or labels.ndim > 2:
         raise UserError(f"{what} labels must be [{count}], one per example, got {labels.shape}")
     if not np.issubdtype(labels.dtype, np.integer):
         raise UserError(f"{what} labels must be integers, got {labels.dtype}")
-    missing = int((labels < 0).sum())
+    missing = int((labels.reshape(count, -1) < 0).any(axis=1).sum())
     if missing:
         raise UserError(
             f"{missing} of {count} {what} labels are missing (-1): "
             "this protocol needs a labeled split"
         )
-    if len(np.unique(labels)) < classes:
+    if labels.ndim == 2:
+        if not several:
+            raise UserError(
+                "this protocol needs one label per image, and the data set has several: "
+                "knn, linear, linear_sgd, linear_augmented and finetune can do with that"
+            )
+        if labels.max(initial=0) > 1:
+            raise UserError(f"several {what} labels per image are given as zeros and ones")
+        if classes > 1 and not (labels != labels[:1]).any():
+            raise UserError(f"all {what} images have the same labels: nothing can be told apart")
+    elif len(np.unique(labels)) < classes:
         raise UserError(
             f"the {what} split holds one class only: nothing can be told apart; "
             "choose another split or data set"
@@ -61,7 +75,9 @@ def checked_pair(
     test_features: np.ndarray,
     test_labels: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]:
-    """Returns both splits checked, and the number of classes (1 + the largest label).
+    """Returns both splits checked, and the number of classes.
+
+    That is 1 + the largest label, or C where images have several labels, [n,C] of 0 and 1.
 
     Raises:
       UserError: as `checked_features` and `checked_labels`, or widths that differ.
@@ -73,7 +89,27 @@ def checked_pair(
             f"train features have width {train_features.shape[1]}, test features "
             f"{test_features.shape[1]}: both must come from the same encoder"
         )
-    train_labels = checked_labels(train_labels, len(train_features), "train", classes=2)
-    test_labels = checked_labels(test_labels, len(test_features), "test")
-    classes = int(max(train_labels.max(), test_labels.max())) + 1
+    train_labels = checked_labels(train_labels, len(train_features), "train", 2, several=True)
+    test_labels = checked_labels(test_labels, len(test_features), "test", several=True)
+    classes = number_of_classes(train_labels, test_labels)
     return train_features, train_labels, test_features, test_labels, classes
+
+
+def number_of_classes(train_labels: np.ndarray, test_labels: np.ndarray) -> int:
+    """Returns 1 + the largest label [n] of either split, or C of labels [n,C].
+
+    Raises:
+      UserError: splits whose labels are not of one kind.
+    """
+    if train_labels.shape[1:] != test_labels.shape[1:]:
+        raise UserError(
+            f"train labels are [n{_rest(train_labels)}], test labels [n{_rest(test_labels)}]: "
+            "both splits must have the same classes"
+        )
+    if train_labels.ndim == 2:
+        return train_labels.shape[1]
+    return int(max(train_labels.max(), test_labels.max())) + 1
+
+
+def _rest(labels: np.ndarray) -> str:
+    return "".join(f",{side}" for side in labels.shape[1:])

@@ -1,8 +1,7 @@
 """Evaluation metrics against the official implementation (metrics.npz).
 
 Two places depart on purpose: the official float32 kNN overflows at T = 0.01, so its float64
-columns are the measure; and k above the size of the train set is refused, not cut. The
-multi-label scores of the file belong to a CLEVR task that is not among the protocols.
+columns are the measure; and k above the size of the train set is refused, not cut.
 """
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 from adios_tf.errors import UserError
 from adios_tf.evaluation import mask_quality
 from adios_tf.evaluation.knn import knn_accuracy
-from adios_tf.evaluation.metrics import rank_classes, top_accuracy
+from adios_tf.evaluation.metrics import multi_label_scores, rank_classes, top_accuracy
 from adios_tf.reporting.panels import segmentation
 
 KNN_COLUMNS = (
@@ -32,6 +31,13 @@ def test_top_accuracy(metrics, case):
     for n in metrics[f"acc/{case}/top_k"]:
         ours = 100 * top_accuracy(ranked, metrics[f"acc/{case}/targets"], n)
         assert ours == pytest.approx(metrics[f"acc/{case}/acc{n}"].item(), rel=1e-6)
+
+
+def test_several_labels(metrics):
+    found = multi_label_scores(metrics["multi/logits"], metrics["multi/targets"])
+    found["acc"] = found.pop("label_accuracy")
+    wanted = {name: metrics[f"multi/{name}"].item() for name in found}
+    assert found == pytest.approx(wanted, rel=1e-6)
 
 
 def test_knn(metrics):
