@@ -20,7 +20,7 @@ class Memory:
       masks: int32 [n,h,w] or flat, None without ground truth.
       shapes: int64 [n,2], height and width.
       starts: int64 [n], where an image begins in the flat layout, in pixels.
-      labels: int64 [n].
+      labels: int64 [n], or [n,C] where an image has several.
       uniform: whether all have one size.
     """
 
@@ -89,7 +89,7 @@ def _alike(examples: Examples, bar: tqdm) -> tuple[np.ndarray, ...]:
     spec, count = examples.dataset.element_spec, examples.count
     images = np.empty((count, *spec["image"].shape), np.uint8)
     masks = np.empty((count, *spec["image"].shape[:2]), np.int32) if "mask" in spec else None
-    labels = np.empty(count, np.int64)
+    labels = np.empty((count, *spec["label"].shape), np.int64)
     at = 0
     for batch in examples.dataset.batch(DECODE_BATCH).as_numpy_iterator():
         end = at + len(batch["label"])

@@ -37,11 +37,18 @@ class Probe(Configured, keras.layers.Layer):
     def call(self, features: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns cross-entropy and accuracy over the labeled rows, two scalars.
 
+        Where an image has several labels, every class is a binary question of its own.
+
         Args:
           features: [B,D]; the gradient stops here.
-          labels: [B] int, -1 = none.
+          labels: [B] int, -1 = none; or several labels per image, [B,C] of 0 and 1.
         """
         logits = self.classifier(tf.stop_gradient(features))
+        if labels.shape.rank == 2:
+            wanted = tf.cast(labels, logits.dtype)
+            losses = tf.nn.sigmoid_cross_entropy_with_logits(wanted, logits)
+            right = tf.cast(tf.equal(logits > 0, wanted > 0), logits.dtype)
+            return tf.reduce_mean(losses), tf.reduce_mean(right)
         known = tf.cast(labels >= 0, logits.dtype)
         count = tf.maximum(tf.reduce_sum(known), 1.0)
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.maximum(labels, 0), logits)

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from sklearn.linear_model import LogisticRegression
 
-from adios_tf import pretrained
+from adios_tf import cli, pretrained
 from adios_tf.data.sources import Examples
 from adios_tf.errors import UserError
 from adios_tf.evaluation import data, linear
@@ -15,6 +15,9 @@ from adios_tf.evaluation.knn import knn_multi_label
 from adios_tf.evaluation.metrics import multi_label_scores
 from adios_tf.evaluation.protocols import PROTOCOLS
 from adios_tf.evaluation.runner import evaluate
+from adios_tf.training import run as pretraining
+from adios_tf.training.config import PretrainConfig
+from adios_tf.training.probe import Probe
 
 
 def blobs(count, seed):
@@ -118,7 +121,7 @@ def patches(count, seed):
 def several(monkeypatch):
     """Any data set has three labels per image."""
 
-    def load(info, split, **_):
+    def load(info, split, *_, **__):
         return patches(160, 0) if split == "train" else patches(80, 1)
 
     monkeypatch.setattr(data, "load_examples", load)
@@ -162,3 +165,25 @@ def test_who_refuses(run, several):
             linear.logistic_probe(TRAIN[0], wrong, *TEST)
     with pytest.raises(UserError, match="same classes"):
         linear.logistic_probe(*TRAIN, TEST[0], TEST[1][:, 0])
+
+
+def test_the_probe_of_pretraining():
+    probe = Probe(6, 4)
+    logits = TRAIN[0] @ probe.classifier.kernel.numpy() + probe.classifier.bias.numpy()
+    chance = 1 / (1 + np.exp(-logits))
+    loss, right = probe(TRAIN[0], tf.constant(TRAIN[1]))
+    losses = -np.where(TRAIN[1] == 1, np.log(chance), np.log(1 - chance))
+    assert float(loss) == pytest.approx(losses.mean(), rel=1e-5)
+    assert float(right) == pytest.approx(((logits > 0) == TRAIN[1]).mean())
+
+
+@pytest.mark.slow
+def test_pretraining_with_several_labels(several, monkeypatch, tmp_path):
+    monkeypatch.setattr(pretraining, "load_examples", data.load_examples)
+    flags = "--dataset=shapes --backbone=convnet_small --image_size=16 --batch_size=80"
+    flags += " --epochs=1 --warmup_epochs=0 --hidden_dim=8 --output_dim=8"
+    flags += " --masking=patches --patch_size=4 --picture_every=0"
+    config = cli.parse(PretrainConfig, [f"--run_dir={tmp_path / 'run'}", *flags.split()])
+    summary = pretraining.pretrain(config)
+    assert 0.5 < summary["knn_pixels"] < 1  # micro F1
+    assert 0 < summary["knn_trained"] < 1

@@ -4,14 +4,15 @@ Two places depart on purpose: the official float32 kNN overflows at T = 0.01, so
 columns are the measure; and k above the size of the train set is refused, not cut.
 """
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from adios_tf.errors import UserError
 from adios_tf.evaluation import mask_quality
 from adios_tf.evaluation.knn import knn_accuracy
 from adios_tf.evaluation.metrics import multi_label_scores, rank_classes, top_accuracy
-from adios_tf.reporting.panels import segmentation
 
 KNN_COLUMNS = (
     "k T distance(0=cosine,1=euclidean) max_distance_matrix_size "
@@ -60,7 +61,8 @@ def test_knn(metrics):
 @pytest.mark.cases("metrics", lambda file: file["names/ari"])
 def test_segmentation_of_masks(metrics, case):
     masks, true = metrics[f"ari/{case}/pred_masks"], metrics[f"ari/{case}/gt"][..., 0]
-    predicted = segmentation(masks)
+    masker = keras.models.Sequential([keras.Input(masks.shape[1:]), keras.layers.Identity()])
+    predicted = mask_quality.segment(masker)(tf.constant(masks))
     np.testing.assert_array_equal(predicted, metrics[f"ari/{case}/pred_seg"][..., 0])
     scores = mask_quality.mask_scores(true, predicted)
     for ours, theirs in (("ari", "ari"), ("ari_foreground", "ari_fg")):
