@@ -118,7 +118,7 @@ def _define(settings_class: type, values: flags.FlagValues) -> None:
     kinds = _kinds(settings_class)
     for field in dataclasses.fields(settings_class):
         kind, _ = kinds[field.name]
-        default = field.default
+        default: Any = field.default
         if kind is tuple:
             default = [str(item) for item in default]
         makers[kind](field.name, default, field.metadata["text"], flag_values=values)

@@ -52,13 +52,13 @@ def normalize(x: tf.Tensor, floor: float = _NORM_FLOOR) -> tf.Tensor:
     gradient through the norm (as PyTorch's cosine does); a zero row has a finite gradient.
     """
     x = at_least_float32(x)
-    floor = tf.constant(floor, x.dtype)
-    size = tf.maximum(tf.reduce_max(tf.abs(x), axis=-1, keepdims=True), floor)
+    least = tf.constant(floor, x.dtype)
+    size = tf.maximum(tf.reduce_max(tf.abs(x), axis=-1, keepdims=True), least)
     size = tf.stop_gradient(size)
     x = x / size
     squared = tf.reduce_sum(tf.square(x), axis=-1, keepdims=True)
     norm = tf.sqrt(tf.maximum(squared, tf.constant(1e-24, x.dtype)))
-    return x / (norm + tf.stop_gradient(tf.maximum(norm, floor / size) - norm))
+    return x / (norm + tf.stop_gradient(tf.maximum(norm, least / size) - norm))
 
 
 def nt_xent_rows(query: tf.Tensor, key: tf.Tensor, temperature: float) -> tf.Tensor:

@@ -12,9 +12,10 @@ import inspect
 import sys
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 PACKAGE = "adios_tf"
+_Class = TypeVar("_Class", bound=type)
 
 # Every class that `serializable` decorates, by the module that defines it.
 CLASSES = {
@@ -42,7 +43,7 @@ CLASSES = {
 }
 
 
-def serializable(target: type) -> type:
+def serializable(target: _Class) -> _Class:
     """Class decorator: registers the class with Keras as `adios_tf>NAME`."""
     import keras
 

@@ -90,9 +90,9 @@ def as_encoder(model: keras.Model, image_size: int, in_channels: int = 3) -> ker
         raise UserError(
             f"the encoder {model.name} does not take images of shape {shape}: {reason}"
         ) from error
-    shape = getattr(x, "shape", ())
-    if len(shape) not in (2, 4) or shape[-1] is None:
-        got = f"[B,{','.join(map(str, shape[1:]))}]" if shape else type(x).__name__
+    found: Any = getattr(x, "shape", ())
+    if len(found) not in (2, 4) or found[-1] is None:
+        got = f"[B,{','.join(map(str, found[1:]))}]" if found else type(x).__name__
         raise UserError(
             f"the encoder {model.name} gives {got}: it must give one tensor, features [B,D] or "
             "feature maps [B,h,w,D]"

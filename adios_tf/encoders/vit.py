@@ -33,7 +33,8 @@ class ClassTokenAndPositions(keras.layers.Layer):
         )
 
     def call(self, patches: keras.KerasTensor) -> keras.KerasTensor:
-        batch, _, width = keras.ops.shape(patches)
+        shape = keras.ops.shape(patches)
+        batch, width = shape[0], shape[2]
         first = keras.ops.broadcast_to(self.class_token, (batch, 1, width))
         return keras.ops.concatenate([first, patches], axis=1) + self.positions
 

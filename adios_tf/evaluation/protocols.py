@@ -147,12 +147,11 @@ def linear(context: EvaluationContext) -> Groups:
 def _sgd_rows(context: EvaluationContext, augmented: bool) -> list[PartialResult]:
     config, results = context.config, []
     for seed in config.seeds:
-        batches = None
-        if augmented:
 
-            def batches(rows: np.ndarray, prepare: probes.Standardizer, seed: int = seed):
-                return context.augmented_features(rows, prepare, seed)
+        def views(rows: np.ndarray, prepare: probes.Standardizer, seed: int = seed):
+            return context.augmented_features(rows, prepare, seed)
 
+        batches = views if augmented else None
         results.append(
             probes.sgd_probe(
                 *context.feature_pairs(),

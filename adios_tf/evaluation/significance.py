@@ -83,11 +83,11 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Returns p-values corrected for their number by Holm's method; NaN stays NaN."""
-    p_values = np.asarray(p_values, float)
-    known = np.flatnonzero(~np.isnan(p_values))
-    order = known[np.argsort(p_values[known])]
+    values = np.asarray(p_values, float)
+    known = np.flatnonzero(~np.isnan(values))
+    order = known[np.argsort(values[known])]
     factors = len(order) - np.arange(len(order))
-    corrected = p_values.copy()
+    corrected = values.copy()
     corrected[order] = np.minimum(np.maximum.accumulate(p_values[order] * factors), 1.0)
     return corrected.tolist()
 

@@ -66,7 +66,7 @@ def write_litert(model: PretrainedModel, out: Path) -> list[Path]:
 def write_onnx(model: PretrainedModel, out: Path) -> list[Path]:
     """Writes encoder.onnx (and masker.onnx, classifier.onnx)."""
     try:
-        import tf2onnx
+        import tf2onnx  # pyright: ignore[reportMissingImports]  (an extra)
     except Exception as error:  # an old tf2onnx fails on a new NumPy in many ways
         raise UserError(
             f"--format=onnx needs the package tf2onnx, which cannot be imported here ({error}): "

@@ -12,7 +12,10 @@ class OneSlot(Masking):
     All N slots pay the penalty; both views of an image use the same slot.
     """
 
-    num_copies = 1
+    @property
+    def num_copies(self) -> int:
+        """One occluded copy of a view, that of the slot drawn."""
+        return 1
 
     def draw_slots(self, rows: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Returns a slot per image of this replica, int32 [rows], uniform over N."""

@@ -110,9 +110,10 @@ def bring_weights(config: PretrainConfig, model: Pretrainer) -> None:
 def environment() -> dict[str, Any]:
     """Returns what is needed to repeat a run: command, commit, packages, machine."""
     root = Path(__file__).resolve().parents[2]
-    commit = subprocess.run(
-        ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
+    commit = ""
+    if (root / ".git").exists():  # else git would answer for whatever lies around the package
+        command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+        commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     versions = {}
     for package in PACKAGES:
         try:
@@ -122,7 +123,7 @@ def environment() -> dict[str, Any]:
     return {
         "command": " ".join(sys.argv),
         "version": adios_tf.__version__,
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": commit or "unknown",
         "python": sys.version.split()[0],
         "devices": [d.device_type for d in tf.config.list_logical_devices()],
         "packages": versions,
