@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = ["docs/fidelity.md", "docs/health.md", "docs/training.md", "docs/data.md"]
 PAGES += ["CONTRIBUTING.md", "CHANGELOG.md"]
 ABSL = {"flagfile", "help"}
-PYTEST = {"golden"}
+PYTEST = {"golden", "doctest"}
 
 
 def text(page):

@@ -88,7 +88,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     order = known[np.argsort(values[known])]
     factors = len(order) - np.arange(len(order))
     corrected = values.copy()
-    corrected[order] = np.minimum(np.maximum.accumulate(p_values[order] * factors), 1.0)
+    corrected[order] = np.minimum(np.maximum.accumulate(values[order] * factors), 1.0)
     return corrected.tolist()
 
 
