@@ -37,11 +37,16 @@ def list_names(plugins: tuple[str, ...] = ()) -> None:
 
 
 def main(config: PretrainConfig) -> None:
-    """Lists or trains; raises `UserError`."""
+    """Lists, replays or trains; raises `UserError`."""
     if config.list:
         list_names(config.plugins)
         return
     cli.quiet_tensorflow()
+    if config.replay:
+        from adios_tf.training.replay import replay
+
+        replay(config)
+        return
     from adios_tf.training.run import pretrain
 
     pretrain(config)

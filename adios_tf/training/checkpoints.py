@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
@@ -133,6 +134,13 @@ class Checkpoints:
     def exist(self) -> bool:
         """Whether there are checkpoints, be they damaged."""
         return self.latest is not None or any(self.folder.glob("ckpt-*.damaged*"))
+
+    def digest(self) -> str:
+        """SHA-256 of everything that a checkpoint of the model as it is would hold."""
+        total = hashlib.sha256()
+        for name, variable in self._variables.items():
+            total.update(name.encode() + np.ascontiguousarray(variable.numpy()).tobytes())
+        return total.hexdigest()
 
     # ------------------------------------------------------------------ writing
 

@@ -64,10 +64,28 @@ def pretrain(
       UserError: a mistake in the settings, the data or the folder.
     """
     started = time.perf_counter()
-    import_plugins(config.plugins)
     if not config.run_dir:
         raise UserError("--run_dir is required: name the folder that the run may write")
     run = RunFolder(config.run_dir)
+    config, info, train, model = prepare(config, images, encoder)
+    counts = {"images": train.count, "classes": train.num_classes}
+    checkpoints = Checkpoints(run.checkpoints, model, config.keep_checkpoints, counts)
+    check_folder(config, run, checkpoints)
+    if config.init_from and not checkpoints.exist:
+        bring_weights(config, model)
+    with locked(run.path), explained(run.path, lambda: checkpoints.latest), StopSignals() as stop:
+        return _pretrain(config, run, info, train, model, checkpoints, stop, started)
+
+
+def prepare(
+    config: PretrainConfig, images: InMemory | None = None, encoder: keras.Model | None = None
+) -> tuple[PretrainConfig, DatasetInfo, Examples, Pretrainer]:
+    """Opens the data and builds the networks, with fresh weights; arguments as of `pretrain`.
+
+    Returns:
+      The settings with the images' side, what the data are, their examples and the model.
+    """
+    import_plugins(config.plugins)
     info = images.info if images else describe(config.dataset, config.image_size)
     config = dataclasses.replace(config, image_size=info.image_size)
     keras.mixed_precision.set_dtype_policy(config.precision)
@@ -97,13 +115,7 @@ def pretrain(
     num_classes = train.num_classes if config.probe else None
     with strategy.scope():
         model = build_pretrainer(config, steps_per_epoch, num_classes or None, encoder)
-    counts = {"images": train.count, "classes": train.num_classes}
-    checkpoints = Checkpoints(run.checkpoints, model, config.keep_checkpoints, counts)
-    check_folder(config, run, checkpoints)
-    if config.init_from and not checkpoints.exist:
-        bring_weights(config, model)
-    with locked(run.path), explained(run.path, lambda: checkpoints.latest), StopSignals() as stop:
-        return _pretrain(config, run, info, train, model, checkpoints, stop, started)
+    return config, info, train, model
 
 
 def _pretrain(
