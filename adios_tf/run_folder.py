@@ -115,10 +115,8 @@ class RunFolder:
         """Returns the records of metrics.jsonl, one per epoch."""
         records = read_jsonl(self.metrics)
         for number, record in enumerate(records, start=1):
-            if not isinstance(record, dict) or not {"epoch", "step"} <= record.keys():
-                raise UserError(
-                    f"{self.metrics}, record {number} has no epoch and step: mend or delete it"
-                )
+            if not isinstance(record, dict) or "epoch" not in record:
+                raise UserError(f"{self.metrics}, record {number} has no epoch: mend or delete it")
         return records
 
     def add_record(self, record: Mapping[str, Any]) -> None:

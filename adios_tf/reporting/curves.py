@@ -58,6 +58,7 @@ SECTIONS: dict[str, tuple[Chart, ...]] = {
         Chart("variation", r"mask_variation", zero=True),
     ),
     "Pace": (
+        Chart("gradient norms", r".*_gradient_norm"),
         Chart("learning rates", r"(.*_)?(learning_rate|lr)", zero=True),
         Chart("EMA momentum", r"(ema_)?(momentum|tau)"),
         Chart("images per second", r"images_per_second", zero=True),

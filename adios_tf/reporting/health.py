@@ -226,6 +226,21 @@ RULES = (
         "learning rate, check that images are normalized",
         needs_slots=1,
     ),
+    Rule(
+        "encoder_gradient_norm",
+        1e-6,
+        None,
+        "l2 norm of the gradient of encoder and heads, averaged over the updates",
+        too_low="the encoder learns nothing: see whether features or masks have collapsed",
+    ),
+    Rule(
+        "masker_gradient_norm",
+        1e-6,
+        None,
+        "l2 norm of the masker's gradient, averaged over the updates",
+        too_low="the masker learns nothing: its masks are saturated or no longer reach the "
+        "distance; " + _RAISE_PENALTY,
+    ),
 )
 
 

@@ -124,12 +124,13 @@ def _healthy_record():
     noisy = features + 0.3 * rng.normal(size=features.shape)
     logits = 4 * rng.normal(size=(8, 12, 12, 4))
     masks = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    return {"epoch": 3, **feature_health(features, noisy), **mask_health(masks)}
+    norms = {"encoder_gradient_norm": 1.5, "masker_gradient_norm": 0.2}
+    return {"epoch": 3, **feature_health(features, noisy), **mask_health(masks), **norms}
 
 
 def test_healthy_numbers_have_no_advice_and_every_rule_is_asked():
     found = verdicts(_healthy_record(), 4, 64)
-    assert len(found) == 4 + 3 * 4 + 4
+    assert len(found) == 4 + 3 * 4 + 4 + 2
     assert all(v.ok and not v.advice and v.meaning for v in found)
     asked = {rule_of(v.metric).pattern for v in found}
     assert asked == {rule.pattern for rule in RULES}
