@@ -28,6 +28,7 @@ from absl import flags, logging
 from tqdm import tqdm
 
 from adios_tf.errors import Stopped, UserError
+from adios_tf.flagfiles import expand
 from adios_tf.registry import unknown_name
 
 MOST_USED = "most used"
@@ -64,11 +65,6 @@ def recipe_file(name: str) -> Path:
         if file.is_file():
             return file
     raise unknown_name("recipe", name, recipes())
-
-
-def _recipe_as_flagfile(argument: str) -> str:
-    match = re.fullmatch(r"--?recipe=(.*)", argument)
-    return f"--flagfile={recipe_file(match[1])}" if match else argument
 
 
 def setting(
@@ -157,11 +153,9 @@ def parse(settings_class: type, argv: Sequence[str]) -> Any:
     values = flags.FlagValues()
     _define(settings_class, values)
     try:
-        stray = values(["program", *map(_recipe_as_flagfile, argv)])[1:]
-    except (flags.Error, OSError) as error:
+        stray = values(["program", *expand(argv, recipe_file)])[1:]
+    except flags.Error as error:
         raise UserError(" ".join(str(error).split())) from error
-    except UnicodeDecodeError as error:
-        raise UserError("--flagfile names a file that is not text") from error
     if stray:
         raise UserError(f"unexpected argument {stray[0]!r}: settings are written --name=value")
     chosen = {}
