@@ -116,14 +116,19 @@ class Checkpoints:
     def _shapes(self) -> dict[str, list]:
         return {n: [v.path, list(v.shape)] for n, v in self._variables.items()}
 
-    def steps(self) -> dict[int, Path]:
+    @staticmethod
+    def steps_in(folder: Path) -> dict[int, Path]:
         """{updates done: folder, or prefix of the files before manifests}, oldest first."""
         found = {}
-        for path in self.folder.glob("ckpt-*"):
+        for path in folder.glob("ckpt-*"):
             name = re.fullmatch(r"ckpt-(\d+)(\.index|\.data-\d+-of-\d+)?", path.name)
             if name and (path.is_dir() or name[2]):
-                found[int(name[1])] = self.folder / f"ckpt-{name[1]}"
+                found[int(name[1])] = folder / f"ckpt-{name[1]}"
         return dict(sorted(found.items()))
+
+    def steps(self) -> dict[int, Path]:
+        """The checkpoints of the run, as `steps_in` has them."""
+        return self.steps_in(self.folder)
 
     @property
     def latest(self) -> Path | None:

@@ -1,4 +1,4 @@
-"""The gradient norms of the records; test_replicas.py holds them equal on one device and several."""
+"""Gradient norms in the records; test_replicas.py holds them equal on one device and several."""
 
 import tensorflow as tf
 
