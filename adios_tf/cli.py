@@ -241,15 +241,18 @@ def _verbose() -> bool:
     return "ADIOS_VERBOSE" in os.environ
 
 
-def _without_bars() -> None:
-    """Turns all progress bars of this process off, whatever their makers say."""
+def _one_bar(terminal: bool) -> None:
+    """Lets this process show one progress bar at a time, none without a terminal."""
     make = tqdm.__init__
 
     @functools.wraps(make)
-    def silent(self: tqdm, *args: Any, **kwargs: Any) -> None:
-        make(self, *args, **{**kwargs, "disable": True})
+    def tame(self: tqdm, *args: Any, **kwargs: Any) -> None:
+        others = [bar for bar in list(tqdm._instances) if bar is not self]
+        if not terminal or any(not getattr(bar, "disable", True) for bar in others):
+            kwargs["disable"] = True
+        make(self, *args, **kwargs)
 
-    tqdm.__init__ = silent
+    tqdm.__init__ = tame
 
 
 def start(main: Callable[[Any], Any], settings_class: type, doc: str) -> None:
@@ -266,8 +269,7 @@ def start(main: Callable[[Any], Any], settings_class: type, doc: str) -> None:
     if any(arg in ("--help", "-h", "-help", "--helpfull", "--helpshort") for arg in argv):
         print(help_text(settings_class, doc))
         sys.exit(0)
-    if not sys.stderr.isatty():
-        _without_bars()
+    _one_bar(sys.stderr.isatty())
     try:
         main(parse(settings_class, argv))
     except UserError as error:

@@ -287,7 +287,7 @@ def test_without_a_terminal_no_bar_is_drawn(capfd, monkeypatch):
     monkeypatch.setattr(tqdm, "__init__", tqdm.__init__)  # put back at the end
     for _ in tqdm(range(3), "before", disable=False, mininterval=0):
         pass
-    cli._without_bars()
+    cli._one_bar(terminal=False)
     for _ in tqdm(range(3), "after", disable=False, mininterval=0):
         pass
     told = capfd.readouterr().err

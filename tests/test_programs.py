@@ -6,6 +6,7 @@ import re
 import resource
 import subprocess
 import sys
+import termios
 import tomllib
 from pathlib import Path
 
@@ -103,6 +104,7 @@ def test_recipes_by_name():
 def on_a_terminal(command: list[str], folder: Path) -> str:
     """Returns all that a program writes to its terminal."""
     reading, writing = pty.openpty()
+    termios.tcsetwinsize(writing, (40, 160))  # of a terminal without a size no bar is drawn
     process = subprocess.Popen(
         command, cwd=folder, env=ENVIRONMENT, stdin=writing, stdout=writing, stderr=writing
     )
@@ -156,6 +158,29 @@ def test_one_line_before_the_step_is_built_and_one_unit(terminal):
     assert text.index("building the training step") < text.index("epoch 1:")
     for rate in re.findall(r"[\d.]+[kM]?\S*/s\b", text):
         assert rate.endswith("img/s")
+
+
+NESTED_BARS = """
+import dataclasses, sys
+from tqdm import tqdm
+from adios_tf import cli
+
+def main(settings):
+    with tqdm(total=2, desc="outer") as outer:
+        for _ in tqdm(range(3), "inner"):
+            pass
+        outer.update(2)
+    list(tqdm(range(3), "next"))
+
+cli.start(main, dataclasses.make_dataclass("Settings", [], frozen=True), "")
+"""
+
+
+def test_one_progress_bar_at_a_time(tmp_path):
+    shown = on_a_terminal([sys.executable, "-c", NESTED_BARS], tmp_path)
+    assert "outer" in shown
+    assert "next" in shown
+    assert "inner" not in shown
 
 
 def test_no_progress_bar_where_there_is_no_terminal(terminal, tmp_path):
