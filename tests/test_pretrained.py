@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tiny
 
 from adios_tf import pretrained
 from adios_tf.errors import UserError
@@ -20,10 +21,7 @@ def dense(inputs: int, outputs: int) -> keras.Model:
 
 
 def encoder() -> keras.Model:
-    x = images = keras.Input((16, 16, 3))
-    x = keras.layers.Conv2D(6, 4, strides=4)(x)
-    x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
-    return keras.Model(images, keras.layers.GlobalAveragePooling2D()(x))
+    return tiny.encoder(16, 6, kernel=4, strides=4)
 
 
 @pytest.fixture(scope="module")

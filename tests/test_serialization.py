@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tiny
 
 import adios_tf
 from adios_tf import losses, masking, objectives, optimizers, serialization
@@ -33,10 +34,7 @@ def images(rows=ROWS):
 
 
 def encoder():
-    x = inputs = keras.Input((SIDE, SIDE, 3))
-    x = keras.layers.Conv2D(5, 4, strides=4)(x)
-    x = keras.layers.BatchNormalization()(x)
-    return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
+    return tiny.encoder(SIDE, 5, kernel=4, strides=4)
 
 
 def masker(channels=3, outputs=3):

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tiny
 
 from adios_tf.errors import UserError
 from adios_tf.evaluation.finetune import Classifier, fine_tune
@@ -12,10 +13,7 @@ from adios_tf.evaluation.finetune import Classifier, fine_tune
 @pytest.fixture
 def encoder():
     keras.utils.set_random_seed(0)
-    images = keras.Input((8, 8, 3))
-    x = keras.layers.Conv2D(8, 3, padding="same", use_bias=False)(images)
-    x = keras.layers.ReLU()(keras.layers.BatchNormalization(name="norm")(x))
-    return keras.Model(images, keras.layers.GlobalAveragePooling2D()(x))
+    return tiny.encoder(8, 8)
 
 
 def stripes(count, seed=0):

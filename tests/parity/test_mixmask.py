@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tiny
 
 from adios_tf.losses import InfoNCE, MixMask
 from adios_tf.masking import Masking, Mix
@@ -140,19 +141,6 @@ def test_two_mixtures(golden, case):
         np.testing.assert_allclose(ours, stored[f"grad_{name}"], **TOLERANCE)
 
 
-def tiny_encoder(side, width):
-    layers = keras.layers
-    return keras.Sequential(
-        [
-            keras.Input((side, side, 3)),
-            layers.Conv2D(width, 3, padding="same", use_bias=False),
-            layers.BatchNormalization(momentum=0.9, epsilon=1e-5),
-            layers.ReLU(),
-            layers.GlobalAveragePooling2D(),
-        ]
-    )
-
-
 def name_map(objective, key):
     """{official name: variable} of the query's networks, or of the EMA encoder."""
     encoder = objective.target_encoder if key else objective.encoder
@@ -174,7 +162,7 @@ def test_two_steps(golden, case):
     file = golden("mixmask")
     settings, root = file.meta[f"train_{case}"], f"train_{case}/"
     init = file.group(f"{root}init/keras/")
-    encoder = tiny_encoder(settings["size"], init["encoder_q.conv1.weight"].shape[-1])
+    encoder = tiny.encoder(settings["size"], init["encoder_q.conv1.weight"].shape[-1])
     objective = moco(init["queue"].T, settings["T"], encoder, ema_base=settings["moco_m"])
     masking = Stored()
     model = Pretrainer(objective, masking, fill="mix")

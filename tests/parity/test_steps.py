@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tiny
 
 from adios_tf.masking import Adversarial, AdversarialOne
 from adios_tf.nets import build_predictor, build_projector, build_unet
@@ -36,18 +37,6 @@ class Stored(AdversarialOne):
         return tf.constant(draw, tf.int32)
 
 
-def tiny_encoder(side, width):
-    return keras.Sequential(
-        [
-            keras.Input((side, side, 3)),
-            keras.layers.Conv2D(width, 3, padding="same", use_bias=False),
-            keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5),
-            keras.layers.ReLU(),
-            keras.layers.GlobalAveragePooling2D(),
-        ]
-    )
-
-
 def build(file, method, switches):
     """Returns a compiled Pretrainer with the golden initial weights, and its name map.
 
@@ -57,7 +46,7 @@ def build(file, method, switches):
     init = file.group("init/keras/")
     base = method.split("_")[0]
     side, features = file["batch1/view1"].shape[1], init["encoder.conv1.weight"].shape[-1]
-    encoder = tiny_encoder(side, features)
+    encoder = tiny.encoder(side, features)
     hidden = init["projector.0.weight"].shape[-1]
     kernels = [n for n in sorted(init) if n.startswith("projector") and init[n].ndim == 2]
     out = init[kernels[-1]].shape[-1]
