@@ -17,6 +17,7 @@ would be zero (a bias before BatchNorm) what is left is rounding, compared on it
 import hashlib
 import json
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -89,7 +90,7 @@ def settings(file):
     }
     if hyper["encoder"].startswith("resnet"):
         given |= {"padding": "torch", "stem": "adios_cifar" if hyper["cifar"] else "imagenet"}
-    for ours, theirs in {
+    optional = {
         "temperature": "temperature",
         "predictor_dim": "pred_hidden_dim",
         "ema_base": "base_tau_momentum",
@@ -97,13 +98,12 @@ def settings(file):
         "symmetric_mask": "use_symmetry_mask",
         "no_mask": "use_no_mask",
         "both_mask": "use_both_mask",
-    }.items():
-        if theirs in hyper:
-            given[ours] = hyper[theirs]
+    }
+    given |= {ours: hyper[theirs] for ours, theirs in optional.items() if theirs in hyper}
     return PretrainConfig(constant_predictor=base == "simsiam", **given)
 
 
-class Stored(tf.keras.optimizers.schedules.LearningRateSchedule):
+class Stored(keras.optimizers.schedules.LearningRateSchedule):
     """The rates of a file, one per step."""
 
     def __init__(self, rates):
@@ -198,16 +198,8 @@ class Watched:
             variable.assign(self.entries[name].from_torch(value))
             self.vectors[name] = uniform(f"dot{self.seed}", name, value.size)
         self.by_path = {id(e.variable): name for name, e in self.entries.items()}
-        self.optimizers = [
-            o
-            for o in (
-                model.optimizer,
-                model.masker_optimizer,
-                model.probe_optimizer,
-                model.predictor_optimizer,
-            )
-            if o is not None
-        ]
+        sides = (model.optimizer, model.predictor_optimizer, model.probe_optimizer)
+        self.optimizers = [o for o in (*sides, model.masker_optimizer) if o is not None]
         self.gradients = {}
         for optimizer in self.optimizers:
             self._spy(optimizer)
@@ -229,14 +221,13 @@ class Watched:
     def momenta(self):
         found = {}
         for optimizer in self.optimizers:
-            for variable, slot in zip(
-                optimizer._trainable_variables, optimizer._velocities, strict=True
-            ):
+            pairs = zip(optimizer._trainable_variables, optimizer._velocities, strict=True)
+            for variable, slot in pairs:
                 name = self.by_path[id(variable)]
                 found[name] = self.entries[name].to_torch(slot.numpy())
         return found
 
-    def compare(self, ours, theirs, tolerance, what):
+    def compare(self, ours, theirs, what):
         """Norm and product [T,2] against `ours`, {name: array}; all others must be NaN."""
         rows = dict(zip(self.names, theirs, strict=True))
         largest = {}
@@ -245,19 +236,14 @@ class Watched:
             if "running_" not in name and np.isfinite(norm):
                 largest[network] = max(largest.get(network, 0), norm)
         for name, (norm, product) in rows.items():
-            if "running_" in name:
-                continue
-            assert np.isfinite(norm) == (name in ours), (what, name)
-            if name not in ours:
+            assert "running_" in name or np.isfinite(norm) == (name in ours), (what, name)
+            if "running_" in name or name not in ours:
                 continue
             array, vector = ours[name].ravel().astype(np.float64), self.vectors[name]
             scale = max(norm, NOISE * largest[name.split(".")[0]])
-            if scale == 0:
-                assert not array.any(), (what, name)
-                continue
-            assert abs(np.linalg.norm(array) - norm) < tolerance * scale, (what, name)
+            assert abs(np.linalg.norm(array) - norm) <= TOLERANCE * scale, (what, name)
             difference = abs(array @ vector - product)
-            assert difference < tolerance * scale * np.linalg.norm(vector), (what, name)
+            assert difference <= TOLERANCE * scale * np.linalg.norm(vector), (what, name)
 
 
 def losses(results):
@@ -282,7 +268,8 @@ def step(model, file, k, precision):
 def forward(model, file, precision):
     """{name: ours} of `forward1/` and `masks0/`."""
     found = {}
-    for n, view in model_views(model, file):
+    for n in model.masked_views:
+        view = f"view{n}"
         images = tf.constant(file[f"batch1/{view}"], precision)
         masks = model.masking.masks(images, None, None)
         found[f"masks0/{view}"] = masks[: len(file[f"masks0/{view}"])]
@@ -298,17 +285,12 @@ def forward(model, file, precision):
     return {n: a for n, a in found.items() if n in file.files}
 
 
-def model_views(model, file):
-    return [(n, f"view{n}") for n in (1, 2) if f"masks0/view{n}" in file.files]
-
-
 def test_first_forward_in_float32(golden, name, monkeypatch):
     """Equal weights, equal features: to 1e-5 of the largest, in training mode."""
     file = golden(name)
     model = build(file, monkeypatch)
     Watched(model, file)
     ours = forward(model, file, "float32")
-    assert {"forward1/features/view1", "forward1/projected/view2_masked0"} <= set(ours)
     for key, array in ours.items():
         scale = np.abs(file[key]).max()
         np.testing.assert_allclose(array / scale, file[key] / scale, rtol=0, atol=1e-5, err_msg=key)
@@ -321,7 +303,7 @@ def test_every_step_in_float64(golden, name, monkeypatch, float64):
     watched = Watched(model, file)
     root = "every/" if file.meta["method"].startswith("byol") else ""
     rates = {"encoder": model.optimizer, "classifier": model.probe_optimizer}
-    watched.compare(watched.values(), file["stats/init"], TOLERANCE, "init")
+    watched.compare(watched.values(), file["stats/init"], "init")
     for key, array in forward(model, file, "float64").items():
         scale = np.abs(file[key]).max()
         np.testing.assert_allclose(array / scale, file[key] / scale, rtol=0, atol=1e-9, err_msg=key)
@@ -339,13 +321,11 @@ def test_every_step_in_float64(golden, name, monkeypatch, float64):
             expected = float(file[f"{root}losses{k}/{key}"])
             assert value == pytest.approx(expected, rel=TOLERANCE, abs=TOLERANCE), (k, key)
         after, momenta = watched.values(), watched.momenta()
-        watched.compare(watched.gradients, file[f"{root}stats/grad{k}"], TOLERANCE, f"grad {k}")
-        watched.compare(momenta, file[f"{root}stats/momentum{k}"], TOLERANCE, f"momentum {k}")
-        stats = file[f"{root}stats/after{k}"]
-        changes = {n: after[n] - before[n] for n in after}
-        # A change is a difference of stored weights: it has their rounding.
-        watched.compare(after, stats[:, :2], TOLERANCE, f"after {k}")
-        watched.compare(changes, stats[:, 2:], TOLERANCE, f"change {k}")
+        watched.compare(watched.gradients, file[f"{root}stats/grad{k}"], f"grad {k}")
+        watched.compare(momenta, file[f"{root}stats/momentum{k}"], f"momentum {k}")
+        stats, changes = file[f"{root}stats/after{k}"], {n: after[n] - before[n] for n in after}
+        watched.compare(after, stats[:, :2], f"after {k}")
+        watched.compare(changes, stats[:, 2:], f"change {k}")
         check_ratios(watched, file[f"{root}stats/lars{k}"], before, slots, momenta, file.meta, k)
         check_samples(watched, file, root, k, after)
 
@@ -391,18 +371,15 @@ def check_samples(watched, file, root, k, after):
         network = ("/grad" in full, name.split(".")[0])
         if network not in scales:
             source = watched.gradients if network[0] else after
-            scales[network] = max(
-                np.abs(a).max() for n, a in source.items() if n.startswith(network[1] + ".")
-            )
+            members = [a for n, a in source.items() if n.startswith(network[1] + ".")]
+            scales[network] = max(np.abs(a).max() for a in members)
         if "sample/" in full:
             m = min(array.size, 64)
             array = array.ravel()[np.arange(m) * array.size // m]
         elif part:
             array = array[: int(part[:-1])]
         scale = max(np.abs(stored[full]).max(), NOISE * scales[network])
-        np.testing.assert_allclose(
-            array / scale, stored[full] / scale, rtol=0, atol=TOLERANCE, err_msg=full
-        )
+        assert np.abs(array - stored[full]).max() < TOLERANCE * scale, full
 
 
 def test_first_step_in_float32(golden, name, monkeypatch):
