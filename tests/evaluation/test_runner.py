@@ -14,7 +14,8 @@ from adios_tf.errors import UserError
 from adios_tf.evaluation.config import EvaluateConfig, joined
 from adios_tf.evaluation.context import EvaluationContext
 from adios_tf.evaluation.protocols import PROTOCOLS
-from adios_tf.evaluation.runner import evaluate, program
+from adios_tf.evaluation.runner import evaluate
+from adios_tf.programs.evaluate import main as program
 
 QUICK = {
     "train_images": 240,
@@ -360,7 +361,8 @@ def test_what_is_finished_is_kept(run, tmp_path):
 def test_the_program_lists_and_compares(run, make_run, tmp_path, capsys):
     program(EvaluateConfig(list=True))
     listed = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in listed] == list(PROTOCOLS)
+    assert listed[0].split()[0] == "--protocols"
+    assert {line.split()[0] for line in listed[1:]} == set(PROTOCOLS)
     other = make_run(tmp_path / "other", image_size=32)
     for one in (run, other):
         evaluate(settings(one, protocols=("knn",), name="pair"))
