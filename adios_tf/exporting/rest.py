@@ -8,6 +8,7 @@ import base64
 import binascii
 import io
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from adios_tf.errors import UserError
 from adios_tf.registry import unknown_name
 
 MAX_PIXELS = 50_000_000
+_BOOLEAN = re.compile(rb"[\[,]\s*(?:true|false)\s*[,\]]")
 
 
 class Signature(NamedTuple):
@@ -91,6 +93,8 @@ def parse(body: bytes, signatures: Mapping[str, Signature], max_rows: int) -> Re
         raise UserError("there are no images in the request")
     if len(values) > max_rows:
         raise UserError(f"{len(values)} images in one request, at most {max_rows} are taken")
+    if signature.spec.dtype != tf.string and _BOOLEAN.search(body):  # NumPy makes numbers of them
+        raise _no_numbers(signature)
     convert = _bytes if signature.spec.dtype == tf.string else _images
     return Request(name, convert(values, signature), by_rows)
 
@@ -135,11 +139,11 @@ def decodable(file: bytes) -> bytes:
 
 def _images(values: list, signature: Signature) -> np.ndarray:
     try:
-        rows = np.array(values, np.float64)
+        rows = np.array(values)
     except (ValueError, TypeError, OverflowError) as error:
-        raise UserError(
-            f"the images of signature {signature.name} must be numbers, all of one shape"
-        ) from error
+        raise _no_numbers(signature) from error
+    if rows.dtype.kind not in "iuf":
+        raise _no_numbers(signature)
     if rows.ndim != 4 or rows.shape[-1] != 3 or 0 in rows.shape:
         raise UserError(f"the images must be [B,H,W,3], got shape {list(rows.shape)}")
     low, high = (0, 255) if signature.spec.dtype == tf.uint8 else (0, 1)
@@ -148,7 +152,13 @@ def _images(values: list, signature: Signature) -> np.ndarray:
         raise UserError(
             f"image {bad[0]} is not in {low}..{high}, the range of signature {signature.name}"
         )
+    if signature.spec.dtype == tf.uint8 and (rows != np.floor(rows)).any():
+        raise UserError(f"the images of signature {signature.name} must be whole numbers")
     return rows.astype(signature.spec.dtype.as_numpy_dtype)
+
+
+def _no_numbers(signature: Signature) -> UserError:
+    return UserError(f"the images of signature {signature.name} must be numbers, all of one shape")
 
 
 def encode(answer: Mapping[str, np.ndarray], by_rows: bool) -> bytes:

@@ -5,6 +5,8 @@ Needs aiohttp (`pip install 'adios_tf[serve]'`).
 
 import asyncio
 import logging
+import signal
+import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
@@ -235,13 +237,21 @@ def _error(status: int, text: str, headers: Any = None) -> web.Response:
 
 
 async def serve(server: Server, host: str, port: int, ready: Callable[[int], None]) -> None:
-    """Serves until it is canceled; `ready` is told the port once requests are taken.
+    """Serves until it is canceled or told to stop; `ready` is told the port once it listens.
+
+    On SIGTERM it takes no more connections, answers what has arrived, and returns; that lasts
+    no longer than an answer may.
 
     Raises:
       UserError: the port is taken or not allowed.
     """
-    runner = web.AppRunner(server.application(), access_log=None)
+    runner = web.AppRunner(
+        server.application(), access_log=None, shutdown_timeout=server.limits.answer_seconds
+    )
     await runner.setup()
+    stop = asyncio.Event()
+    if threading.current_thread() is threading.main_thread():
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     try:
         site = web.TCPSite(runner, host, port)
         try:
@@ -251,6 +261,6 @@ async def serve(server: Server, host: str, port: int, ready: Callable[[int], Non
                 f"cannot listen on {host}:{port} ({error.strerror or error}): take another --port"
             ) from error
         ready(runner.addresses[0][1])
-        await asyncio.Event().wait()
+        await stop.wait()
     finally:
         await runner.cleanup()

@@ -100,6 +100,10 @@ def test_numbers(running, model):
 IMAGE = np.zeros((2, 2, 3)).tolist()
 
 
+def uint8(instances):
+    return {"signature_name": "embed_uint8", "instances": instances}
+
+
 @pytest.mark.parametrize(
     ("body", "status", "match"),
     [
@@ -119,6 +123,10 @@ IMAGE = np.zeros((2, 2, 3)).tolist()
         ({"instances": [IMAGE] * 9}, 400, "9 images in one request, at most 8"),
         ({"instances": ["x"], "signature_name": "embed_bytes"}, 400, "image 0 must be"),
         ({"instances": [{"b64": "?"}], "signature_name": "embed_bytes"}, 400, "no base64"),
+        (uint8([[[[1.5, 0, 0]]]]), 400, "must be whole numbers"),
+        (uint8([[[["1", "0", "0"]]]]), 400, "must be numbers"),
+        (uint8([[[[True, 0, 0]]]]), 400, "must be numbers"),
+        (uint8([[[[256, 0, 0]]]]), 400, "image 0 is not in 0..255"),
         (b" " * 300_000, 413, "larger than this server takes"),
     ],
 )
