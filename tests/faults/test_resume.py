@@ -88,9 +88,7 @@ def some_slow(cases, fast):
     return [pytest.param(case, marks=() if case in fast else slow) for case in cases]
 
 
-@pytest.mark.parametrize(
-    "where", some_slow(KILLS, ["inside an epoch", "between checkpoint and model"])
-)
+@pytest.mark.parametrize("where", some_slow(KILLS, ["between checkpoint and model"]))
 def test_killed(tmp_path, monkeypatch, settings, whole, where):
     owner, name, call, after = KILLS[where]
     run_dir = tmp_path / "run"
