@@ -24,6 +24,7 @@ PAGES = ["docs/fidelity.md", "docs/health.md", "docs/training.md", "docs/data.md
 PAGES += ["docs/reliability.md", "CONTRIBUTING.md", "CHANGELOG.md"]
 ABSL = {"flagfile", "help"}
 PYTEST = {"golden", "doctest"}
+SOAK = {"state", "minutes"}  # of tests/faults/soak_program.py
 
 
 def text(page):
