@@ -135,6 +135,39 @@ def test_it_says_what_it_is(name):
         assert [label for label in labels if label not in head(name)] == []
 
 
+# What a masking brings along, beside its own flags: SimSiam's switches speak of occluded views, and
+# the high-pass filter belongs to MSCN's masks.
+OF_MASKING = {"run_dir", "update", "masker_learning_rate", "high_pass"}
+OF_MASKING |= {"symmetric_mask", "no_mask", "both_mask"}
+OF_MASKING |= {
+    field.name
+    for field in dataclasses.fields(PretrainConfig)
+    if field.metadata["group"] in ("masking", "fill")
+}
+
+
+@pytest.mark.parametrize("name", [n for n in FILES if not n.startswith("study/")])
+def test_a_recipe_and_its_baseline_differ_in_the_masking_alone(name):
+    config, named = read(name), re.findall(r"Baseline: configs/(\S+)", head(name))
+    if config.masking == "none":
+        assert name.startswith("plain/")
+        assert named == []
+        return
+    (baseline,) = named
+    assert baseline.startswith("plain/")
+    theirs = read(baseline)
+    assert theirs.masking == "none"
+    ours, theirs = dataclasses.asdict(config), dataclasses.asdict(theirs)
+    assert {key for key in ours if ours[key] != theirs[key]} <= OF_MASKING
+
+
+def test_crops_are_resized_as_in_the_official_code():
+    for name in FILES:
+        bilinear = name.startswith(("mixmask/", "mscn/"))
+        if bilinear or name.startswith(("adios/", "sequential/")):
+            assert read(name).interpolation == ("bilinear" if bilinear else "bicubic"), name
+
+
 def test_the_fifteen_are_there():
     assert {f"adios/{name}.flags" for name in ROWS} == {n for n in FILES if "adios/" in n}
     assert len(ROWS) == len(MASKER_PARAMETERS) == 15

@@ -16,7 +16,7 @@ from adios_tf.training.config import PretrainConfig
 from adios_tf.training.methods import check_combination
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-ROOMS = {"plain": 9, "mixmask": 10, "mscn": 3, "sequential": 8}
+ROOMS = {"plain": 30, "mixmask": 10, "mscn": 3, "sequential": 8}
 FILES = [
     f"{room}/{path.name}" for room in ROOMS for path in sorted((CONFIGS / room).glob("*.flags"))
 ]
@@ -84,6 +84,7 @@ def test_its_masks_can_be_drawn_and_filled(name):
     config = read(name)
     settings, policy = dataclasses.asdict(config), MASKINGS[config.masking]
     if config.masking == "none":
+        assert policy.num_masks == 0
         assert name.startswith("plain/")
         return
     given, side = {}, config.image_size
@@ -127,9 +128,8 @@ def commands():
 @pytest.mark.parametrize("command", commands())
 def test_every_command_of_the_page_can_be_run(command, monkeypatch):
     monkeypatch.chdir(CONFIGS.parent)
-    if command == "--list":
-        return
     config = cli.parse(PretrainConfig, command.split())
+    assert config.list == (command == "--list")
     check_combination(config)
 
 

@@ -55,6 +55,12 @@ class PretrainConfig:
     min_scale: float = setting(
         0.08, "smallest area of a random crop", "augmentation", above=0, most=1
     )
+    interpolation: str = setting(
+        "bicubic",
+        "how a crop is resized: bicubic as in ADIOS, bilinear as in MixMask",
+        "augmentation",
+        choices=("bicubic", "bilinear"),
+    )
     brightness: float = setting(0.8, "jitter strength", "augmentation", least=0)
     contrast: float = setting(0.8, "jitter strength", "augmentation", least=0)
     saturation: float = setting(0.8, "jitter strength", "augmentation", least=0)
