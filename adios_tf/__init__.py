@@ -28,7 +28,7 @@ _HOMES = {
     "UserError": "adios_tf.errors:UserError",
     "Run": "adios_tf.api:Run",
     "evaluate": "adios_tf.api:evaluate",
-    "export": "adios_tf.exporting.export_run:export_run",
+    "export": "adios_tf.api:export",
     "import_torch": "adios_tf.exporting.torch_import:import_torch",
     "load": "adios_tf.pretrained:load",
     "pretrain": "adios_tf.api:pretrain",

@@ -15,6 +15,7 @@ from adios_tf.errors import UserError
 from adios_tf.evaluation.config import EvaluateConfig
 from adios_tf.evaluation.results import Row
 from adios_tf.evaluation.runner import evaluate as run_evaluation
+from adios_tf.exporting.export_run import Exported, export_run
 from adios_tf.registry import unknown_name
 from adios_tf.run_folder import RunFolder
 from adios_tf.training.config import PretrainConfig
@@ -123,6 +124,25 @@ def pretrain(
     config = settings_from(PretrainConfig, {**settings, "run_dir": str(out)})
     run_pretraining(config, images, model)
     return Run(out)
+
+
+def export(
+    run: Run | str | Path, out: str | Path, formats: Sequence[str] = ("saved_model",)
+) -> Exported:
+    """Exports a run, with a model card beside it.
+
+    Args:
+      run: what `pretrain` returned, a run folder, or an earlier export.
+      out: a folder that is empty or not there.
+      formats: one or more of "saved_model", "keras", "weights", "litert", "onnx".
+
+    Returns:
+      The files, and why a format could not be had.
+
+    Raises:
+      UserError: no such run, a folder that holds something, or an unknown format.
+    """
+    return export_run(run.path if isinstance(run, Run) else run, out, formats)
 
 
 def evaluate(run: Run | str | Path, protocols: Sequence[str] = (), **settings: Any) -> list[Row]:

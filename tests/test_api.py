@@ -45,6 +45,10 @@ def test_an_array_and_a_model_train_in_one_call_and_resume(tmp_path):
         not np.array_equal(new, old)
         for new, old in zip(run.encoder.get_weights(), before, strict=True)
     )
+    done = adios_tf.export(run, tmp_path / "model" / "1")
+    assert (tmp_path / "model" / "1" / "saved_model.pb") in {
+        f / "saved_model.pb" for f in done.files
+    }
     again = adios_tf.pretrain(images, tmp_path / "run", encoder=model, **TINY)
     assert [record["epoch"] for record in again.metrics] == [1, 2]
     for new, old in zip(again.encoder.get_weights(), run.encoder.get_weights(), strict=True):

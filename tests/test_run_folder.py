@@ -8,6 +8,7 @@ import pytest
 
 from adios_tf.errors import UserError
 from adios_tf.run_folder import RunFolder
+from adios_tf.training.lock import locked
 
 
 def test_what_is_written_is_read_again(tmp_path):
@@ -15,6 +16,7 @@ def test_what_is_written_is_read_again(tmp_path):
     assert (run.flag_lines(), run.settings(), run.records(), run.evaluated()) == ([], {}, [], [])
     assert run.read(run.summary) == {}
     assert not run.has_model
+    run.path.mkdir()
     run.begin(["--seed=3", "--class_list=", "--probe", "# --not=this"], {"python": "3"})
     run.add_record({"epoch": 1})
     run.add_record({"epoch": 2})
@@ -54,8 +56,8 @@ def test_a_damaged_record_is_one_line(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="--run_dir"):
-        RunFolder(tmp_path / "file" / "run").begin([], {})
+    with pytest.raises(UserError, match="--run_dir"), locked(tmp_path / "file" / "run"):
+        pass
 
 
 def test_it_needs_no_tensorflow():

@@ -3,12 +3,12 @@
 from adios_tf import lazy
 
 _HOMES = {
-    "AugmentConfig": "adios_tf.data.augment:AugmentConfig",
+    "AugmentConfig": "adios_tf.data.augmentation:AugmentConfig",
     "CATALOG": "adios_tf.data.catalog:CATALOG",
     "DatasetInfo": "adios_tf.data.catalog:DatasetInfo",
     "Examples": "adios_tf.data.sources:Examples",
     "Shapes": "adios_tf.data.shapes:Shapes",
-    "augment": "adios_tf.data.augment:augment",
+    "augment": "adios_tf.data.augmentation:augment",
     "describe": "adios_tf.data.catalog:describe",
     "evaluation_dataset": "adios_tf.data.pipeline:evaluation_dataset",
     "evaluation_transform": "adios_tf.data.geometry:evaluation_transform",

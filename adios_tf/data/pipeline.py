@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from adios_tf.data import image_cache
-from adios_tf.data.augment import AugmentConfig, crop_resize, crop_resize_batch, draw, recolor
+from adios_tf.data.augmentation import AugmentConfig, crop_resize, crop_resize_batch, draw, recolor
 from adios_tf.data.geometry import evaluation_transform, normalize
 from adios_tf.data.sources import Examples
 from adios_tf.errors import UserError

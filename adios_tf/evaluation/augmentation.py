@@ -4,7 +4,7 @@ import dataclasses
 
 import tensorflow as tf
 
-from adios_tf.data.augment import AugmentConfig, crop_resize, crop_resize_batch, draw
+from adios_tf.data.augmentation import AugmentConfig, crop_resize, crop_resize_batch, draw
 from adios_tf.data.geometry import ImageSpec, normalize
 from adios_tf.data.pipeline import shuffled
 from adios_tf.errors import UserError

@@ -121,7 +121,9 @@ class Recursion(Configured, keras.layers.Layer):
         return (*input_shape[:-1], self.num_masks)
 
 
-@MASKINGS.register("sequential", "N learned masks one after another, each with a budget, all used")
+@MASKINGS.register(
+    "sequential", "inspired by arXiv 2212.08277: N learned masks in turn, each with a budget"
+)
 @serializable
 class SequentialMasking(Masking):
     """One masker called N times, each time shown what it has hidden already.
@@ -239,7 +241,7 @@ class SequentialMasking(Masking):
         return keras.Model(images, self.recursion(images), name="masker")
 
 
-@MASKINGS.register("sequential_one", "N learned masks one after another, one drawn per image")
+@MASKINGS.register("sequential_one", "the same, one of the N drawn per image and update")
 @serializable
 class SequentialOne(OneSlot, SequentialMasking):
     """`SequentialMasking` with one mask per image and update; all N are made all the same."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from adios_tf.data import AugmentConfig, evaluation_transform, normalize
-from adios_tf.data.augment import crop_resize, crop_resize_batch, draw
+from adios_tf.data.augmentation import crop_resize, crop_resize_batch, draw
 from adios_tf.data.geometry import (
     CROP_DRAWS,
     CROP_TRIES,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from adios_tf.data.augment import augment
+from adios_tf.data.augmentation import augment
 from adios_tf.data.catalog import describe
 from adios_tf.data.geometry import ImageSpec, evaluation_transform
 from adios_tf.errors import UserError

@@ -10,7 +10,7 @@ import scipy.ndimage
 import tensorflow as tf
 
 from adios_tf.data import AugmentConfig, augment
-from adios_tf.data.augment import (
+from adios_tf.data.augmentation import (
     DRAWS,
     LUMA,
     ORDERS,
