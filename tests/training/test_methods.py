@@ -188,18 +188,20 @@ class Watch:
 
     def _descend_encoder(self, original, result):
         before = values(self.model.masking)
-        original(result)
+        norm = original(result)
         assert_equal(before, values(self.model.masking), "the encoder's step moved the masker")
         self.changes["encoder"] = self._distance(self.last["slots"]) - float(result.distance)
+        return norm
 
     def _ascend_masker(self, original, tape, slots, result, penalty):
         model, before = self.model, values(self.model.objective)
-        original(tape, slots, result, penalty)
+        norm = original(tape, slots, result, penalty)
         assert_equal(before, values(model.objective), "the masker's step moved the encoder")
         masks = model._masks(self.last["data"], self.last["seeds"]["masks"])
         anew = model.masking.slots(masks, self.last["seeds"]["masker"])
         after = self._distance(anew) - float(model.masking.penalty(masks))
         self.changes["masker"] = after - float(result.distance - penalty)
+        return norm
 
 
 def values(layer):
