@@ -49,8 +49,10 @@ class OnlineEvaluator:
         spec = ImageSpec(config.image_size, tuple(info.mean), tuple(info.std))
         try:
             self._train, self._test = open_pair(self._settings, info, spec)
-        except UserError:  # nothing that could be tested on
-            return
+        except UserError:
+            if not info.folder or config.train_split or config.test_split:
+                raise
+            return  # a folder in which nothing can be held out to test on
         self._labeled = len(np.unique(self._train.labels)) > 1
 
     def _encode(self, function: Callable, split: Split, title: str, raw: bool = False):

@@ -30,7 +30,7 @@ def finish(*processes):
         assert process.returncode == 0, out[-3000:]
 
 
-def compare(one, other, tolerance=1e-5):
+def compare(one, other, tolerance=1e-9):
     assert one.files == other.files
     for name in one.files:
         np.testing.assert_allclose(
@@ -87,4 +87,4 @@ def test_two_workers_end_with_equal_weights(tmp_path):
     weights = [name for name in first.files if not name.startswith("log ")]
     for name in weights:
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
-        np.testing.assert_allclose(first[name], one[name], rtol=1e-5, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(first[name], one[name], rtol=1e-9, atol=1e-9, err_msg=name)
