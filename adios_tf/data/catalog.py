@@ -29,6 +29,8 @@ class DatasetInfo:
       train_split, test_split: TFDS split expressions.
       label_train_split: the labeled part of the training data, for evaluation.
       image_key, label_key, mask_key: TFDS feature names; "" = look for one.
+      object_labels: "SEQUENCE/PART,PART": the parts of a TFDS feature that lists an image's objects
+        whose combinations are labels, several per image; "" = one label per image.
       keep_classes: names of the classes that belong to it, () = all.
       line: one line for `--list`.
     """
@@ -46,6 +48,7 @@ class DatasetInfo:
     image_key: str = ""
     label_key: str = ""
     mask_key: str = ""
+    object_labels: str = ""
     keep_classes: tuple[str, ...] = ()
     line: str = ""
 
@@ -121,7 +124,15 @@ CATALOG: dict[str, DatasetInfo] = {
                 (2021, 10_000, "val"),
             )
         ),
-        _entry("clevr", "rendered scenes of simple solids", 64, 0, ((0.0,) * 3, (1.0,) * 3)),
+        _entry(
+            "clevr",
+            "rendered scenes of simple solids; 24 labels, which color and shape are there",
+            64,
+            24,
+            ((0.0,) * 3, (1.0,) * 3),
+            test_split="validation",  # the test split tells no objects
+            object_labels="objects/color,shape",
+        ),
         _entry("nuclei_dsb2018", "cell nuclei with instance masks", 96, 0, HALF),
         _entry("weizmann_horses", "horses with figure masks", 96, 0, IMAGENET),
         _entry("camvid_240x180", "road scenes with a class per pixel", 96, 0, IMAGENET),

@@ -2,7 +2,8 @@
 
 import dataclasses
 import difflib
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,9 @@ def _tfds(
     builder = open_builder(info, data_dir, download)
     features = builder.info.features
     image_key, label_key, mask_key = _keys(info, features)
+    objects, _, parts = info.object_labels.partition("/")
+    if objects:
+        label_key = objects
     kept = [key for key in (image_key, label_key, mask_key) if key]
     late = [key for key in (image_key, mask_key) if key]
     decoders = tfds.decode.PartialDecoding(
@@ -229,14 +233,20 @@ def _tfds(
         raise UserError(
             f"data set {info.name!r} has no split {split!r}: known are {known}"
         ) from error
-    names = tuple(features[label_key].names or ()) if label_key else ()
-    num_classes = features[label_key].num_classes or 0 if label_key else 0
+    if objects:
+        names, labels_of = _object_labels(features[objects].feature, parts.split(","))
+        num_classes = len(names)
+    else:
+        names = tuple(features[label_key].names or ()) if label_key else ()
+        num_classes = features[label_key].num_classes or 0 if label_key else 0
 
     def decode(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         image = features[image_key].decode_example(example[image_key])
         if image.shape[-1] == 1:
             image = tf.image.grayscale_to_rgb(image)
         label = example[label_key] if label_key else tf.constant(-1, tf.int64)
+        if objects:
+            label = labels_of(label)
         picked = {"image": image, "label": tf.cast(label, tf.int64), "index": example["index"]}
         if mask_key:
             mask = tf.cast(features[mask_key].decode_example(example[mask_key]), tf.int32)
@@ -255,6 +265,34 @@ def _tfds(
     raw = raw.apply(tf.data.experimental.assert_cardinality(count))
     examples = Examples(raw, count, num_classes, names, mask_key is not None)
     return _with_encoded(examples, raw, decode)
+
+
+def _object_labels(
+    features: Any, parts: Sequence[str]
+) -> tuple[tuple[str, ...], Callable[[dict[str, tf.Tensor]], tf.Tensor]]:
+    """Labels of an image with several objects: which combinations of their parts are there.
+
+    CLEVR's 24 are 8 colors times 3 shapes (papers: ADIOS, a.8).
+
+    Args:
+      features: of one object.
+      parts: names of its `ClassLabel` features.
+
+    Returns:
+      The names of the C combinations, and a function from the objects, {part: [k]}, to labels
+      [C] of 0 and 1.
+    """
+    names = tuple(map(" ".join, itertools.product(*(features[part].names for part in parts))))
+
+    def labels(objects: dict[str, tf.Tensor]) -> tf.Tensor:
+        place = tf.zeros([], tf.int64)
+        for part in parts:
+            place = place * features[part].num_classes + tf.cast(objects[part], tf.int64)
+        places = tf.reshape(place, [-1, 1])
+        there = tf.reduce_any(places == tf.range(len(names), dtype=tf.int64), axis=0)
+        return tf.cast(there, tf.int64)
+
+    return names, labels
 
 
 def _stream(
