@@ -133,6 +133,13 @@ CATALOG: dict[str, DatasetInfo] = {
             test_split="validation",  # the test split tells no objects
             object_labels="objects/color,shape",
         ),
+        _entry(
+            "clevr_masks",
+            "the same with object masks; its TFRecord file lies in --data_dir",
+            64,
+            24,
+            ((0.0,) * 3, (1.0,) * 3),
+        ),
         _entry("nuclei_dsb2018", "cell nuclei with instance masks", 96, 0, HALF),
         _entry("weizmann_horses", "horses with figure masks", 96, 0, IMAGENET),
         _entry("camvid_240x180", "road scenes with a class per pixel", 96, 0, IMAGENET),
