@@ -100,7 +100,7 @@ def test_views_from_python():
     assert batch["label"].numpy().tolist() == [-1] * 16
 
 
-def test_words_of_ones_own(monkeypatch):
+def test_custom_components(monkeypatch):
     """The objective, the masking and the fill of CONTRIBUTING.md train together."""
     (code,) = examples("CONTRIBUTING.md")
     for registry in (OBJECTIVES, MASKINGS, FILLS):

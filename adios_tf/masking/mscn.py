@@ -14,7 +14,7 @@ from adios_tf.masking.grid import check_ratio, choose, rectangles, upsample
 from adios_tf.masking.sampling import fold, per_image
 from adios_tf.serialization import serializable
 
-_COLOURS = 3
+_COLORS = 3
 
 
 @MASKINGS.register("mscn", "MSCN-style: focal windows and grid masks, also per color channel")
@@ -75,10 +75,10 @@ class MSCN(Masking):
         cells = self.grid_size**2
         kept = self.keep_least + draw(fold(seed, 2), 1) * (self.keep_most - self.keep_least)
         number = tf.cast(tf.round((1 - kept) * cells), tf.int32)
-        noise = tf.reshape(draw(fold(seed, 3), _COLOURS * cells), [-1, _COLOURS, cells])
+        noise = tf.reshape(draw(fold(seed, 3), _COLORS * cells), [-1, _COLORS, cells])
         noise = tf.where(by_color[:, None, None], noise, noise[:, :1])
         grid = tf.reshape(
-            choose(noise, number[:, None]), [-1, _COLOURS, self.grid_size, self.grid_size]
+            choose(noise, number[:, None]), [-1, _COLORS, self.grid_size, self.grid_size]
         )
         grid = upsample(tf.transpose(grid, [0, 2, 3, 1]), height, width)
         hidden = tf.where(focal[:, None, None, None], outside[..., None], grid)

@@ -88,10 +88,10 @@ def official_mapping(model: keras.Model, kind: str, prefix: str | None = None) -
         Entry(prefix + e.official_name, e.variable, e.to_keras, e.from_keras)
         for e in entries(model)
     ]
-    homeless = {v.path for v in model.weights} - {e.variable.path for e in mapping}
-    if homeless:
+    unmatched = {v.path for v in model.weights} - {e.variable.path for e in mapping}
+    if unmatched:
         raise UserError(
-            f"model {model.name} is no {kind} of the official code: {sorted(homeless)[0]} has no "
+            f"model {model.name} is no {kind} of the official code: {sorted(unmatched)[0]} has no "
             "official name"
         )
     return mapping

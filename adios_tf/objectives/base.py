@@ -64,11 +64,11 @@ class Embedding(NamedTuple):
 
 def copy_of(model: keras.Model) -> keras.Model:
     """Returns a model of the same architecture and weights."""
-    twin = keras.models.clone_model(model)
-    if not twin.built:
-        twin.build(model.input_shape)
-    twin.set_weights(model.get_weights())
-    return twin
+    copy = keras.models.clone_model(model)
+    if not copy.built:
+        copy.build(model.input_shape)
+    copy.set_weights(model.get_weights())
+    return copy
 
 
 class Objective(Configured, keras.layers.Layer):
