@@ -22,7 +22,7 @@ from adios_tf.training.config import PretrainConfig
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ["docs/fidelity.md", "docs/health.md", "docs/training.md", "docs/data.md"]
 PAGES += ["docs/reliability.md", "CONTRIBUTING.md", "CHANGELOG.md"]
-ABSL = {"flagfile", "help"}
+ABSL = {"flagfile", "help", "recipe", "verbose"}
 PYTEST = {"golden", "doctest"}
 SOAK = {"state", "minutes"}  # of tests/faults/soak_program.py
 

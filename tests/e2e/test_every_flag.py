@@ -51,7 +51,7 @@ RUNS = {
     "mscn": TINY
     + """ --dataset={folder} --batch_size=8 --epochs=1 --warmup_epochs=0 --masking=mscn
     --keep_least=0.5 --keep_most=0.9 --focal_prob=0.5 --focal_side=0.5 --channel_prob=0.5
-    --masked_views=both --nooccluded_keys --init_from={runs}/sequential
+    --masked_views=both --nooccluded_keys --interpolation=bilinear --init_from={runs}/sequential
     --init_parts=encoder --xla""",
     "patches": """ --dataset={folder} --image_size=16 --hidden_dim=8 --output_dim=8
     --train_images=8 --batch_size=8 --epochs=1 --warmup_epochs=0 --stem=small --padding=torch
