@@ -141,7 +141,9 @@ def test_the_page_has_a_row_for_every_masking():
     assert len(set(folders)) == len(folders) > 15
 
 
-def test_the_page_s_own_masking_works():
+def test_the_page_s_own_masking_works(monkeypatch):
+    for part in ("_entries", "_lines"):
+        monkeypatch.setattr(MASKINGS, part, dict(getattr(MASKINGS, part)))
     page = (CONFIGS.parent / "docs" / "methods.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     exec(code, {"__name__": "a_users_module"})
