@@ -6,6 +6,7 @@ counted from 1 in the order of CLEVR's own list, 0 where there is no object (inf
 page does not say so).
 """
 
+import functools
 import os
 from pathlib import Path
 
@@ -39,8 +40,8 @@ def load_clevr_masks(folder: str | None, split: str, limit: int = 0) -> Examples
     file = Path(folder or ".").expanduser() / FILE
     if not file.is_file():
         raise UserError(f"there is no {FILE} in {file.parent}: name its folder with --data_dir")
-    records = tf.data.TFRecordDataset(str(file), compression_type="GZIP")
-    total = _count(file, records)
+    records = _records(file)
+    total = _count(file)
     part = {"train": "all[:70%]", "test": "all[70%:]"}.get(split, split)
     chosen = part_of(range(total), part)
     count = min(len(chosen), limit or len(chosen))
@@ -52,13 +53,18 @@ def load_clevr_masks(folder: str | None, split: str, limit: int = 0) -> Examples
     return Examples(dataset, count, len(names), names, has_masks=True)
 
 
-def _count(file: Path, records: tf.data.Dataset) -> int:
+def _records(file: Path) -> tf.data.Dataset:
+    return tf.data.TFRecordDataset(str(file), compression_type="GZIP")
+
+
+@functools.cache  # every split asks, and the whole file has to be unpacked for it
+def _count(file: Path) -> int:
     """The number of records, which the file does not tell.
 
     TensorFlow takes a file that was cut short for a whole one; its last four bytes tell the size
     of all that was compressed (RFC 1952).
     """
-    lengths = records.map(tf.strings.length, tf.data.AUTOTUNE)
+    lengths = _records(file).map(tf.strings.length, tf.data.AUTOTUNE)
     count = size = 0
     damaged = False
     try:

@@ -1,5 +1,6 @@
 """What the encoder and the masker of a run are worth, before, during and after training."""
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -75,9 +76,13 @@ class OnlineEvaluator:
         """Returns {"knn": accuracy} of the encoder as it is now, {} without labels."""
         if self._train is None or not self._labeled:
             return {}
+        return {"knn": self._score(self._features, "features")}
+
+    @functools.cached_property
+    def _features(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        """Normalized images -> features; traced once, it reads the weights as they are then."""
         encoder = self._model.inference_encoder
-        encode = tf.function(lambda images: encoder(images, training=False))
-        return {"knn": self._score(encode, "features")}
+        return tf.function(lambda images: encoder(images, training=False))
 
     def before(self) -> dict[str, float]:
         """Returns the accuracy of raw pixels and of the untrained encoder."""
