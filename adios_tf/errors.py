@@ -9,6 +9,10 @@ class UserError(ValueError):
     """
 
 
+class NoLabels(UserError):
+    """The images have no labels, or one that all of them share, and the work needs some."""
+
+
 class Stopped(KeyboardInterrupt):
     """A signal ended the run, and everything done so far is saved: repeat the command to go on.
 

@@ -157,10 +157,14 @@ class EvaluationContext:
         return batches
 
     def segmentation(self, count: int | None) -> np.ndarray:
-        """Returns the slot [n,S,S] of the largest learned mask at every pixel.
+        """Returns the slot [n,S,S] of the largest learned mask at every pixel; see `masks`."""
+        return self.masks(count, segment).astype(np.int64)
+
+    def masks(self, count: int | None, of: Callable | None = None) -> np.ndarray:
+        """Returns the learned masks [n,S,S,N] of the first test images, or `of` them.
 
         Raises:
-          UserError: the model has no masker.
+          UserError: the model has no masker, or one for images of another side.
         """
         masker = self.model.masker
         if masker is None:
@@ -173,10 +177,9 @@ class EvaluationContext:
                 f"the masker only takes images of its {masker.input_shape[1]} pixels: "
                 f"give --image_size={masker.input_shape[1]}"
             )
-
         batches = (batch["image"] for batch in self.test.batches(count))
-        slots = encode_batches(segment(masker), batches, self.config.batch_size, count, "masks")
-        return slots.astype(np.int64)
+        function = of(masker) if of else masker
+        return encode_batches(function, batches, self.config.batch_size, count, "masks")
 
     # ------------------------------------------------------------------ labels
 

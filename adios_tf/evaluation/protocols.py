@@ -23,10 +23,14 @@ from adios_tf.evaluation.metrics import multi_label_scores, rank_classes, top_ac
 from adios_tf.evaluation.splits import label_fraction_indices
 from adios_tf.evaluation.validation import checked_labels
 from adios_tf.registry import Registry, unknown_name
+from adios_tf.reporting.health import feature_health, mask_health, range_text, verdicts
 
 PROTOCOLS = Registry("protocol")
 
 Groups = Iterator[list[PartialResult]]
+
+HEALTH_IMAGES = 256
+_SHARES = ("feature_spread", "uniformity", "overlap", "mask_sharpness", "mask_variation")
 
 
 @PROTOCOLS.register("knn", "weighted vote of the nearest neighbors")
@@ -323,3 +327,27 @@ def masks(context: EvaluationContext) -> Groups:
             for name, values in scores.items()
             if np.isfinite(values).any()
         ]
+
+
+@PROTOCOLS.register("health", "spread of features, state of masks; needs no labels")
+def health(context: EvaluationContext) -> Groups:
+    """The metrics of `adios_tf.reporting.health` that one view tells, on 256 test images."""
+    count = min(context.test.count, HEALTH_IMAGES)
+    features = context.features(context.test)[:count]
+    if count < 2:
+        raise UserError("health compares images with each other, and there is one test image only")
+    found, width, slots = feature_health(features, features), features.shape[1], 0
+    if context.model.masker is not None:
+        masks = context.masks(count)
+        found |= mask_health(masks)
+        slots = masks.shape[-1]
+    rows = []
+    for one in verdicts(found, slots, width):
+        settings = {"test": count, "healthy": range_text(*one.range), "verdict": one.advice or "ok"}
+        if one.metric in _SHARES:
+            rows.append(PartialResult(one.metric, (one.value,), "", settings))
+        elif one.metric == "effective_rank":
+            settings["directions"] = f"{one.value:.1f} of {width}"
+            share = one.value / width
+            rows.append(PartialResult("effective_rank_share", (share,), "", settings))
+    yield rows

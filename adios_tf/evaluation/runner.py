@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from adios_tf import pretrained
-from adios_tf.errors import UserError
+from adios_tf.errors import NoLabels, UserError
 from adios_tf.evaluation import robustness  # noqa: F401  registers its protocols
 from adios_tf.evaluation.compare_runs import compare_runs
 from adios_tf.evaluation.config import EvaluateConfig
@@ -24,7 +24,8 @@ def evaluate(config: EvaluateConfig) -> list[Row]:
 
     Results are written after every piece of work into RUN/evaluation/NAME (or `config.out`):
     results.json, results.csv, table.txt, plots. Rows that are there already stay unless the
-    same command makes them again.
+    same command makes them again. Protocols that need labels are left out where there are none,
+    with a line that names them; where the default ones are, `health` comes in their place.
 
     Args:
       config: the settings; see `EvaluateConfig`.
@@ -41,7 +42,8 @@ def evaluate(config: EvaluateConfig) -> list[Row]:
         raise UserError(f"name protocols to run: --protocols={','.join(PROTOCOLS)}")
     if not config.seeds or not config.cluster_seeds:
         raise UserError("name at least one seed in --seeds and --cluster_seeds")
-    protocols = {name: PROTOCOLS[name] for name in config.protocols}
+    for name in config.protocols:
+        _ = PROTOCOLS[name]
     model = pretrained.load(config.run)
     config = resolved(config, model.info)
     folder = Path(config.out) if config.out else results_folder(config)
@@ -62,15 +64,29 @@ def evaluate(config: EvaluateConfig) -> list[Row]:
     if config.protocol_preset != "none":
         print(preset_line(config))
     rows: list[Row] = []
-    for name, protocol in protocols.items():
+    left_out: dict[str, NoLabels] = {}
+
+    def work(name: str) -> None:
         since = time.perf_counter()
-        for partials in protocol(context):
+        for partials in PROTOCOLS[name](context):
             spent = time.perf_counter() - since
-            fresh = [dataclasses.replace(context.row(name, d), seconds=spent) for d in partials]
-            rows += fresh
+            rows.extend(dataclasses.replace(context.row(name, d), seconds=spent) for d in partials)
             header["seconds"] = round(time.perf_counter() - started, 1)
-            records = write_results(folder, rows, header)
+            write_results(folder, rows, header)
             since = time.perf_counter()
+
+    for name in config.protocols:
+        try:
+            work(name)
+        except NoLabels as error:
+            left_out[name] = error
+    if left_out:
+        print(f"left out {', '.join(left_out)}: {next(iter(left_out.values()))}")
+        if config.protocols == EvaluateConfig.protocols:
+            work("health")
+    if not rows:
+        raise next(iter(left_out.values()))
+    records = write_results(folder, rows, header)
     plot_rows(records, folder / "results.png")
     if context.corruption_curve:
         plot_corruptions(*context.corruption_curve, folder / "corruptions.png")

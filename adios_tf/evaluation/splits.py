@@ -9,7 +9,7 @@ def _per_class(labels: np.ndarray, seed: int) -> list[np.ndarray]:
     """Returns the shuffled indices of every class; a class's order is its own."""
     groups = []
     for label in np.unique(labels):
-        rng = np.random.default_rng([seed, int(label)])
+        rng = np.random.default_rng([seed, max(int(label), 0)])  # -1 where nothing is labeled
         groups.append(rng.permutation(np.flatnonzero(labels == label)))
     return groups
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from adios_tf.errors import UserError
+from adios_tf.errors import NoLabels, UserError
 
 _ROWS = 65_536
 
@@ -37,8 +37,8 @@ def checked_labels(
       several: whether the protocol can do with several labels per image.
 
     Raises:
-      UserError: a missing label (-1), another length, too few classes, or several labels per
-        image where there may be one.
+      NoLabels: a missing label (-1), or too few classes.
+      UserError: another length, or several labels per image where there may be one.
     """
     labels = np.asarray(labels)
     if labels.shape[:1] != (count,) or labels.ndim > 2:
@@ -47,7 +47,7 @@ def checked_labels(
         raise UserError(f"{what} labels must be integers, got {labels.dtype}")
     missing = int((labels.reshape(count, -1) < 0).any(axis=1).sum())
     if missing:
-        raise UserError(
+        raise NoLabels(
             f"{missing} of {count} {what} labels are missing (-1): "
             "this protocol needs a labeled split"
         )
@@ -60,9 +60,9 @@ def checked_labels(
         if labels.max(initial=0) > 1:
             raise UserError(f"several {what} labels per image are given as zeros and ones")
         if classes > 1 and not (labels != labels[:1]).any():
-            raise UserError(f"all {what} images have the same labels: nothing can be told apart")
+            raise NoLabels(f"all {what} images have the same labels: nothing can be told apart")
     elif len(np.unique(labels)) < classes:
-        raise UserError(
+        raise NoLabels(
             f"the {what} split holds one class only: nothing can be told apart; "
             "choose another split or data set"
         )

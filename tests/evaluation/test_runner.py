@@ -65,6 +65,7 @@ def test_every_protocol_yields_its_rows(everything):
         "masks": 24,
         "backgrounds": 6,
         "corruptions": 5,
+        "health": 6,
     }
     assert len({row.recipe for row in rows}) == len(rows)
     for row in rows:
@@ -287,7 +288,7 @@ def test_mistakes(run, pictures, tmp_path):
     refused("cannot write results", run, out=str(blocked / "x"))
 
 
-LABELLED = sorted(set(PROTOCOLS) - {"masks", "backgrounds"})
+LABELLED = sorted(set(PROTOCOLS) - {"masks", "backgrounds", "health"})
 
 
 def bench_on(run, **changed):
@@ -397,3 +398,19 @@ def test_a_list_after_a_flag():
     assert joined(["--compare", "a", "b", "--name=x"], "compare") == ["--compare=a,b", "--name=x"]
     assert joined(["--run=a"], "compare") == ["--run=a"]
     assert joined(["--compare=a,b"], "compare") == ["--compare=a,b"]
+
+
+def test_without_labels_health_runs_and_the_rest_is_named(run, pictures, tmp_path, capsys):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for number, file in enumerate(sorted(pictures.rglob("*.png"))):
+        (flat / f"{number}.png").write_bytes(file.read_bytes())
+    rows = evaluate(EvaluateConfig(run=str(run), dataset=str(flat), out=str(tmp_path / "out")))
+    assert {row.protocol for row in rows} == {"health"}
+    assert {row.metric for row in rows} >= {"feature_spread", "effective_rank_share", "overlap"}
+    assert all(row.settings["verdict"] and row.settings["healthy"] for row in rows)
+    assert "left out knn, linear, clustering: 48 of 48 train labels are missing" in (
+        capsys.readouterr().out
+    )
+    with pytest.raises(UserError, match="labels are missing"):  # asked for by name, and alone
+        evaluate(settings(run, dataset=str(flat), protocols=("knn",), out=str(tmp_path / "knn")))
