@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from adios_tf.errors import UserError
-from adios_tf.run_folder import INFO, RunFolder
+from adios_tf.run_folder import INFO, RunFolder, checked_info
 from adios_tf.serialization import serializable
 
 PARTS = (
@@ -99,8 +99,11 @@ def load(path: Path | str) -> "PretrainedModel":
             f"no pretrained model in {path}: name a run folder of bin/pretrain.py "
             "that has finished at least one epoch, or a SavedModel of bin/export.py"
         )
-    info = _read_info(folder / INFO)
-    parts = {}
+    try:
+        info = json.loads((folder / INFO).read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise UserError(f"cannot read {folder / INFO} ({error}): the folder is damaged") from error
+    info, parts = checked_info(info, folder / INFO), {}
     for part in PARTS:
         file = folder / f"{part}.keras"
         if file.exists():
@@ -114,18 +117,17 @@ def load(path: Path | str) -> "PretrainedModel":
                 ) from error
     if "encoder" not in parts:
         raise UserError(f"{folder} holds no encoder.keras: the folder is incomplete")
+    return _assembled(info, parts, folder / INFO)
+
+
+def _assembled(
+    info: dict[str, Any], parts: dict[str, keras.Model], file: Path
+) -> "PretrainedModel":
+    """Puts a model together; raises `UserError` where its encoder reads images of another side."""
+    side, takes = info["image_size"], parts["encoder"].input_shape[1]
+    if takes not in (side, None):
+        raise UserError(f"{file}: image_size is {side}, but the encoder was built for {takes}")
     return PretrainedModel(info=info, **parts)
-
-
-def _read_info(file: Path) -> dict[str, Any]:
-    try:
-        info = json.loads(file.read_text())
-        missing = {"image_size", "mean", "std"} - set(info)
-    except (ValueError, OSError, TypeError) as error:
-        raise UserError(f"cannot read {file} ({error}): the folder is damaged") from error
-    if missing:
-        raise UserError(f"{file} does not tell {', '.join(sorted(missing))}: it is incomplete")
-    return info
 
 
 # A SavedModel keeps the weights under these names, and beside them what Keras needs to rebuild
@@ -147,6 +149,7 @@ def architecture(model: "PretrainedModel") -> str:
 def _load_exported(path: Path) -> "PretrainedModel":
     try:
         stored = json.loads((path / ARCHITECTURE).read_text())
+        info = checked_info(stored["info"], path / ARCHITECTURE)
         reader = tf.train.load_checkpoint(str(path / "variables" / "variables"))
         parts = {}
         for name, config in stored["parts"].items():
@@ -155,8 +158,17 @@ def _load_exported(path: Path) -> "PretrainedModel":
             part.set_weights(
                 [reader.get_tensor(f"{key}/.ATTRIBUTES/VARIABLE_VALUE") for key in keys]
             )
-        return PretrainedModel(info=stored["info"], **parts)
-    except (ValueError, OSError, TypeError, KeyError, tf.errors.OpError) as error:
+        return _assembled(info, parts, path / ARCHITECTURE)
+    except UserError:
+        raise
+    except (
+        LookupError,
+        ValueError,
+        OSError,
+        TypeError,
+        AttributeError,
+        tf.errors.OpError,
+    ) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"cannot read the SavedModel {path} ({reason}): export it again") from error
 

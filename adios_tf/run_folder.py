@@ -16,7 +16,8 @@ report.html         all of it on one page
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,52 @@ from adios_tf.reporting.tables import append_jsonl, read_jsonl, write_json, writ
 
 INFO = "info.json"  # in a model's folder
 RESULTS = "results.json"  # in an evaluation's folder
+
+
+Rule = tuple[Callable[[Any], bool], str]
+
+
+def _whole(low: int, high: int = 10**15) -> Rule:
+    return lambda v: type(v) is int and low <= v <= high, f"a whole number from {low} to {high}"
+
+
+def _three(low: float, high: float = 1000) -> Rule:
+    def hold(values: Any) -> bool:
+        listed = isinstance(values, list | tuple) and len(values) == 3
+        return listed and all(type(v) in (int, float) and low <= v <= high for v in values)
+
+    return hold, f"three numbers from {low} to {high}"
+
+
+_TEXT: Rule = (lambda value: isinstance(value, str), "a text")
+_TEXTS: Rule = (lambda v: isinstance(v, list) and all(map(_TEXT[0], v)), "a list of texts")
+# What the readers of a model's info.json rely on.
+_REQUIRED = {"image_size": _whole(1, 16384), "mean": _three(-1000), "std": _three(1e-6)}
+_FACTS = {
+    **_REQUIRED,
+    **dict.fromkeys("step num_masks high_pass hidden_dim output_dim".split(), _whole(0)),
+    **dict.fromkeys("dataset backbone stem padding objective masking fill".split(), _TEXT),
+    **dict.fromkeys("recipe source commit".split(), _TEXT),
+    **dict.fromkeys(("class_names", "untrained_parts"), _TEXTS),
+}
+
+
+def checked_info(info: Any, file: Path) -> dict[str, Any]:
+    """Returns the facts of a model; keys that nothing here reads may hold anything.
+
+    Raises:
+      UserError: a fact is missing or impossible; it names the file, the key and what is allowed.
+    """
+    mend = "mend it, or export or train the model anew"
+    if not isinstance(info, dict):
+        raise UserError(f"{file} must hold one JSON object: {mend}")
+    for key, (holds, allowed) in _FACTS.items():
+        if key not in info and key in _REQUIRED:
+            raise UserError(f"{file} does not tell {key}, {allowed}: {mend}")
+        if key in info and not holds(info[key]):
+            shown = textwrap.shorten(repr(info[key]), 60, placeholder="...")
+            raise UserError(f"{file}: {key} is {shown}, but must be {allowed}: {mend}")
+    return info
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -37,7 +84,7 @@ def read_json(file: Path) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{file} is not JSON ({error}): delete it to leave it out") from error
     if not isinstance(value, dict):
         raise UserError(f"{file} must hold one JSON object: delete it to leave it out")

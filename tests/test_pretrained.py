@@ -1,6 +1,7 @@
 """The model folder: saved and read back, fed with any image, trained inside another model."""
 
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -187,10 +188,68 @@ def test_what_is_missing_or_damaged_is_told(folder, tmp_path):
     (model / "info.json").write_text("{not json")
     assert "damaged" in told(tmp_path)
     (model / "info.json").write_text(json.dumps({"image_size": 16}))
-    assert "mean, std" in told(tmp_path)
+    assert "does not tell mean" in told(tmp_path)
     (model / "info.json").write_text(json.dumps(INFO))
     assert "no encoder.keras" in told(tmp_path)
     whole = (folder / "encoder.keras").read_bytes()
     for damaged in (b"", b"PK nonsense", whole[: len(whole) // 2]):
         (model / "encoder.keras").write_bytes(damaged)
         assert "encoder.keras" in told(tmp_path)
+
+
+GARBAGE = [None, True, "x", -1, 8.5, 10**9, float("nan"), float("inf"), [], [1], {}, {"a": 1}]
+THREE = [
+    [0.1, 0.2],
+    [0.1] * 4,
+    [0.1, "x", 0.1],
+    [0.1, None, 0.1],
+    [0.1, True, 0.1],
+    [[0.1] * 3] * 3,
+]
+THREE += [[0.1, float("nan"), 0.1], [0.1, float("inf"), 0.1], "0.1,0.1,0.1", 0.1]
+WRONG = {
+    "image_size": [*GARBAGE, 0],
+    "mean": GARBAGE + THREE,
+    "std": [*GARBAGE, *THREE, [0.1, 0.0, 0.1], [0.1, -0.1, 0.1], [0.1, 1e-300, 0.1]],
+}
+NO_NUMBER, NO_TEXT = (None, True, "x", -1, 8.5, [], {}, 1e300), (None, True, 3, [], ["x"], {})
+NO_TEXTS = (None, "x", 3, ["x", 3], {})
+WRONG |= dict.fromkeys("step num_masks high_pass hidden_dim output_dim".split(), NO_NUMBER)
+WRONG |= dict.fromkeys("dataset backbone stem padding objective masking fill".split(), NO_TEXT)
+WRONG |= dict.fromkeys("recipe source commit".split(), NO_TEXT)
+WRONG |= dict.fromkeys(("class_names", "untrained_parts"), NO_TEXTS)
+SAVED_MODEL = "assets.extra/architecture.json"
+
+
+@pytest.mark.parametrize("key", WRONG)
+def test_a_wrong_fact_names_file_key_value_and_what_is_allowed(folder, tmp_path, key):
+    """In a run folder and in an export; nothing is built or allocated before."""
+    shutil.copytree(folder, tmp_path / "run" / "model")
+    (tmp_path / "export" / "assets.extra").mkdir(parents=True)
+    files = {"run": "run/model/info.json", "export": f"export/{SAVED_MODEL}"}
+    for value in WRONG[key]:
+        info = INFO | {key: value}
+        for path, file in files.items():
+            text = json.dumps(info if path == "run" else {"info": info, "parts": {}})
+            (tmp_path / file).write_text(text)
+            with pytest.raises(UserError) as caught:
+                pretrained.load(tmp_path / path)
+            line = str(caught.value)
+            assert line.startswith(f"{tmp_path / file}: {key} is {value!r}, but must be "), line
+            assert "\n" not in line
+
+
+def test_facts_that_are_missing_or_no_object(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "model")
+    file = tmp_path / "model" / "info.json"
+    contents = [json.dumps({k: v for k, v in INFO.items() if k != key}) for key in INFO]
+    for text in (*contents[:3], "[]", "3", "null", "[" * 100_000, "", "\xff"):
+        file.write_bytes(text.encode("latin-1"))
+        with pytest.raises(UserError, match=r"info\.json") as caught:
+            pretrained.load(tmp_path)
+        assert "\n" not in str(caught.value)
+    file.write_text(json.dumps(INFO | {"image_size": 32}))
+    with pytest.raises(UserError, match="image_size is 32, but the encoder was built for 16"):
+        pretrained.load(tmp_path)
+    file.write_text(json.dumps(INFO | {"my own": [None], "step": 0}))
+    assert pretrained.load(tmp_path).info["my own"] == [None]

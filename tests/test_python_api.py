@@ -212,5 +212,5 @@ def test_folders_that_hold_no_model(run, tmp_path):
     with pytest.raises(adios_tf.UserError, match="the folder is damaged"):
         adios_tf.load(tmp_path)
     (tmp_path / "info.json").write_text('{"image_size": 3}')
-    with pytest.raises(adios_tf.UserError, match="does not tell mean, std"):
+    with pytest.raises(adios_tf.UserError, match="does not tell mean, three numbers"):
         adios_tf.load(tmp_path)
