@@ -30,7 +30,6 @@ def cluster_scores(
     seeds: tuple[int, ...] = (0, 1, 2),
     starts: int = 3,
     normalize: bool = False,
-    progress: bool = True,
 ) -> dict[str, np.ndarray]:
     """Clusters features into as many groups as there are classes.
 
@@ -40,7 +39,6 @@ def cluster_scores(
       seeds: one k-means each.
       starts: initializations (k-means++) per seed, the tightest of which counts.
       normalize: l2-normalize the features first; the official code does not.
-      progress: shows a bar when it takes longer than two seconds.
 
     Returns:
       {"fmi", "ari", "nmi"}: [len(seeds)] each.
@@ -59,7 +57,7 @@ def cluster_scores(
     found: dict[str, list[float]] = {name: [] for name in SCORES}
     # One thread: with more, k-means adds its partial sums in whatever order they finish.
     with threadpool_limits(1):
-        for seed in tqdm(seeds, "k-means", delay=2, disable=not progress):
+        for seed in tqdm(seeds, "k-means", delay=2):
             groups = KMeans(clusters, n_init=starts, random_state=seed).fit_predict(features)
             for name, score in SCORES.items():
                 found[name].append(float(score(labels, groups)))

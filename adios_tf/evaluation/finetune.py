@@ -86,9 +86,7 @@ def fine_tune(
     learning_rate: float = 0.05,
     warmup_epochs: float = 1.0,
     weight_decay: float = 5e-4,
-    momentum: float = 0.9,
     batchnorm: str = "train",
-    progress: bool = True,
     *,
     optimizer: str = "sgdw",
     eta: float = 0.001,
@@ -106,10 +104,9 @@ def fine_tune(
         or [B,C] of 0 and 1 where an image has several.
       steps: batches per epoch.
       classes: C.
-      epochs, learning_rate, warmup_epochs, momentum: of the optimizer.
+      epochs, learning_rate, warmup_epochs: of the optimizer, whose momentum is 0.9.
       weight_decay: of the optimizer; biases and norms do not decay, except with "sgd".
       batchnorm, head, seed: see `Classifier`.
-      progress: shows a bar when it takes longer than two seconds.
       optimizer: "sgdw", Keras's SGD with decoupled weight decay; "sgd", PyTorch's; or "lars".
       eta, clip: of LARS.
       per_epoch: the rate is constant within an epoch, and the first epoch of a warm-up has rate
@@ -139,15 +136,14 @@ def fine_tune(
     if optimizer not in TUNERS:
         raise unknown_name("optimizer", optimizer, TUNERS)
     if optimizer == "sgdw":
-        rule = keras.optimizers.SGD(rate, momentum=momentum, weight_decay=weight_decay)
+        rule = keras.optimizers.SGD(rate, momentum=0.9, weight_decay=weight_decay)
         rule.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     else:
-        rule = build_optimizer(optimizer, rate, weight_decay, momentum, eta, clip)
+        rule = build_optimizer(optimizer, rate, weight_decay, eta=eta, clip=clip)
     several = batches.element_spec[1].shape.rank == 2
-    losses = keras.losses
-    kind = losses.BinaryCrossentropy if several else losses.SparseCategoricalCrossentropy
-    model.compile(rule, kind(from_logits=True))
-    with tqdm(desc="fine-tune", total=epochs * steps, delay=2, disable=not progress) as bar:
+    loss = "BinaryCrossentropy" if several else "SparseCategoricalCrossentropy"
+    model.compile(rule, getattr(keras.losses, loss)(from_logits=True))
+    with tqdm(desc="fine-tune", total=epochs * steps, delay=2) as bar:
         model.fit(
             batches,
             epochs=epochs,

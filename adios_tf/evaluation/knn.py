@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from adios_tf.errors import UserError
-from adios_tf.evaluation.metrics import rank_classes, top_accuracy
+from adios_tf.evaluation.metrics import accuracies, rank_classes
 from adios_tf.evaluation.validation import checked_features, checked_pair
 from adios_tf.registry import unknown_name
 
@@ -213,6 +213,15 @@ def knn_rank(
     return np.concatenate(ranks)
 
 
+def _label_shares(
+    values: np.ndarray, neighbor_labels: np.ndarray, temperature: float, distance: str
+) -> np.ndarray:
+    """Returns scores [Q,C]: the weighted share of neighbors with a label, less 1/2."""
+    weights = _weights(values, temperature, distance)
+    weights /= weights.sum(axis=1, keepdims=True)
+    return np.einsum("qk,qkc->qc", weights, neighbor_labels) - 0.5
+
+
 def knn_predict(
     train_features: np.ndarray,
     train_labels: np.ndarray,
@@ -221,14 +230,16 @@ def knn_predict(
     k: Sequence[int] = (20, 200),
     temperature: float = 0.07,
     distance: str = "cosine",
-    progress: bool = True,
 ) -> dict[int, np.ndarray]:
     """Returns, for every k, the classes [Q,min(5,k,C)] by weighted vote, best first.
 
+    Where images have several labels, these are scores [Q,C] instead: the weighted share of the
+    neighbors that have a label, less 1/2.
+
     Args:
       train_features, test_features: [n,D] and [Q,D] float.
-      train_labels, test_labels: [n] and [Q] int; the test labels only say how many classes
-        there are.
+      train_labels, test_labels: [n] and [Q] int, or [n,C] and [Q,C] of 0 and 1; the test labels
+        only say how many classes there are.
       k: numbers of neighbors; all are read off one search.
       temperature: T of the cosine weights.
       distance: "cosine" or "euclidean".
@@ -236,26 +247,6 @@ def knn_predict(
     Raises:
       UserError: missing labels, one class only, NaN features, k above n.
     """
-    values, labels, classes = _neighbors(
-        train_features, train_labels, test_features, test_labels, k, temperature, distance, progress
-    )
-    return {
-        int(size): knn_rank(values[:, :size], labels[:, :size], classes, temperature, distance)
-        for size in k
-    }
-
-
-def _neighbors(
-    train_features: np.ndarray,
-    train_labels: np.ndarray,
-    test_features: np.ndarray,
-    test_labels: np.ndarray,
-    k: Sequence[int],
-    temperature: float,
-    distance: str,
-    progress: bool,
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Returns values and labels [Q,k,...] of the nearest, and the number of classes."""
     train_features, train_labels, test_features, _, classes = checked_pair(
         train_features, train_labels, test_features, test_labels
     )
@@ -263,32 +254,14 @@ def _neighbors(
         raise UserError("no k was given: name at least one number of neighbors")
     if not temperature > 0:
         raise UserError(f"temperature={temperature}: must be above 0")
-    values, indices = nearest(train_features, test_features, max(k), distance, progress)
-    return values, train_labels[indices], classes
-
-
-def knn_multi_label(
-    train_features: np.ndarray,
-    train_labels: np.ndarray,
-    test_features: np.ndarray,
-    test_labels: np.ndarray,
-    k: Sequence[int] = (20, 200),
-    temperature: float = 0.07,
-    distance: str = "cosine",
-    progress: bool = True,
-) -> dict[int, np.ndarray]:
-    """Returns, for every k, scores [Q,C]: the weighted share of neighbors with a label, less 1/2.
-
-    Arguments and errors as `knn_predict`, with labels [n,C] and [Q,C] of 0 and 1.
-    """
-    values, labels, _ = _neighbors(
-        train_features, train_labels, test_features, test_labels, k, temperature, distance, progress
-    )
-    found = {}
-    for size in k:
-        weights = _weights(values[:, :size], temperature, distance)
-        weights /= weights.sum(axis=1, keepdims=True)
-        found[int(size)] = np.einsum("qk,qkc->qc", weights, labels[:, :size]) - 0.5
+    values, indices = nearest(train_features, test_features, max(k), distance)
+    labels, found = train_labels[indices], {}
+    for size in map(int, k):
+        near = values[:, :size], labels[:, :size]
+        if labels.ndim == 3:
+            found[size] = _label_shares(*near, temperature, distance)
+        else:
+            found[size] = knn_rank(*near, classes, temperature, distance)
     return found
 
 
@@ -300,20 +273,15 @@ def knn_accuracy(
     k: Sequence[int] = (20, 200),
     temperature: float = 0.07,
     distance: str = "cosine",
-    progress: bool = True,
 ) -> dict[int, dict[str, float]]:
     """Returns {k: {"top1": share, "top5": share}}; arguments and errors as `knn_predict`.
+
+    Where images have several labels: {k: `multi_label_scores`}.
 
     >>> knn_accuracy(np.eye(2), np.array([0, 1]), np.eye(2), np.array([0, 1]), k=(1,))
     {1: {'top1': 1.0, 'top5': 1.0}}
     """
-    ranked = knn_predict(
-        train_features, train_labels, test_features, test_labels, k, temperature, distance, progress
+    found = knn_predict(
+        train_features, train_labels, test_features, test_labels, k, temperature, distance
     )
-    return {
-        size: {
-            "top1": top_accuracy(order, test_labels),
-            "top5": top_accuracy(order, test_labels, 5),
-        }
-        for size, order in ranked.items()
-    }
+    return {size: accuracies(predicted, test_labels) for size, predicted in found.items()}

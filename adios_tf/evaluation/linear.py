@@ -19,7 +19,6 @@ from tqdm import tqdm
 
 from adios_tf.errors import UserError
 from adios_tf.evaluation.defaults import LEARNING_RATES, REPORTS, STRENGTHS
-from adios_tf.evaluation.heads import Head
 from adios_tf.evaluation.metrics import agreement
 from adios_tf.evaluation.probe_bank import Batches, ProbeBank, shuffled_batches
 from adios_tf.evaluation.splits import split_validation
@@ -129,7 +128,6 @@ def logistic_probe(
     validation_fraction: float = 0.1,
     seed: int = 0,
     max_iterations: int = 500,
-    progress: bool = True,
 ) -> ProbeResult:
     """Multinomial logistic regression (L-BFGS) on standardized features.
 
@@ -145,7 +143,6 @@ def logistic_probe(
       validation_fraction: share of train held out for the choice.
       seed: of that cut.
       max_iterations: of L-BFGS for each fit.
-      progress: shows a bar when it takes longer than two seconds.
 
     Raises:
       UserError: missing labels, one class only, NaN features, no strength above 0.
@@ -186,8 +183,7 @@ def logistic_probe(
     strengths = sorted(strengths, reverse=True)
     fits = len(strengths) + 1 if len(strengths) > 1 else 1
     threads = 1 if train_features.size * classes <= _ONE_THREAD_SIZE else None
-    bar = tqdm(desc="logistic probe", total=fits, delay=2, disable=not progress)
-    with bar, threadpool_limits(threads):
+    with tqdm(desc="logistic probe", total=fits, delay=2) as bar, threadpool_limits(threads):
         if len(strengths) > 1:
             rows, held = split_validation(train_labels, validation_fraction, seed)
             for strength, prepare, kernel, bias in fit(rows, strengths, bar):
@@ -218,17 +214,12 @@ def sgd_probe(
     validation_fraction: float = 0.1,
     seed: int = 0,
     batches: Callable[[np.ndarray, Standardizer], Batches] | None = None,
-    progress: bool = True,
     *,
-    optimizer: str = "sgd",
-    weight_decay: float = 0.0,
-    eta: float = 0.001,
-    clip: bool = False,
-    head: Head = "zeros",
     standardize: bool = True,
     drop_last: bool = False,
     report: str = "last",
     on_epoch: Callable[[int, ProbeBank], None] | None = None,
+    **bank_options: Any,
 ) -> ProbeResult:
     """A linear classifier trained by SGD with momentum, several learning rates at once.
 
@@ -244,14 +235,13 @@ def sgd_probe(
       validation_fraction, seed: of the cut from train; the seed also orders the batches.
       batches: makes the training batches from (train rows [m], standardizer): how the
         augmented variant brings its own features. Default: the cached features.
-      progress: shows a bar when it takes longer than two seconds.
-      optimizer, weight_decay, eta, clip, head: see `ProbeBank`.
       standardize: shift and scale features by train statistics; False takes them as they are,
         as the official implementations do.
       drop_last: leave an incomplete last batch of an epoch out, as ADIOS does.
       report: the classifier of the "last" epoch, or the "best" on test data, as MixMask's
         program does; the best is too good, since it is chosen on what it is measured on.
       on_epoch: see `ProbeBank.fit`.
+      **bank_options: `optimizer`, `weight_decay`, `eta`, `clip`, `head` of `ProbeBank`.
 
     Raises:
       UserError: missing labels, one class only, NaN features, rates that all diverge, no whole
@@ -277,17 +267,7 @@ def sgd_probe(
         source = shuffled_batches(inputs, train_labels[rows], batch_size, seed, drop_last)
     else:
         source = batches(rows, prepare)
-    bank = ProbeBank(
-        width,
-        classes,
-        learning_rates,
-        optimizer=optimizer,
-        weight_decay=weight_decay,
-        eta=eta,
-        clip=clip,
-        head=head,
-        seed=seed,
-    )
+    bank = ProbeBank(width, classes, learning_rates, seed=seed, **bank_options)
     best: tuple[float, int, Any] = (-1.0, 0, None)
 
     def after(epoch: int, bank: ProbeBank) -> None:
@@ -299,7 +279,7 @@ def sgd_probe(
         if on_epoch is not None:
             on_epoch(epoch, bank)
 
-    bank.fit(source, epochs, decay_epochs, on_epoch=after, progress=progress)
+    bank.fit(source, epochs, decay_epochs, after)
     which, validation = 0, {}
     if len(held):
         which, validation = bank.best(prepare(train_features[held]), train_labels[held])

@@ -137,14 +137,11 @@ def matched_iou(true: np.ndarray, predicted: np.ndarray, foreground: bool = Fals
     return float(ious[rows, columns].sum() / len(ious))
 
 
-def mask_scores(
-    true: np.ndarray, predicted: np.ndarray, progress: bool = True
-) -> dict[str, np.ndarray]:
+def mask_scores(true: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
     """Scores every image; take `np.nanmean` of each entry for the data set.
 
     Args:
       true, predicted: label maps [B,H,W] int.
-      progress: shows a bar when it takes longer than two seconds.
 
     Returns:
       {"ari", "covering", "covering_by_size", "precision", "precision_by_size",
@@ -161,7 +158,7 @@ def mask_scores(
         )
     scores: dict[str, list[float]] = {}
     pairs = zip(true, predicted, strict=True)
-    for one, other in tqdm(pairs, "mask quality", len(true), delay=2, disable=not progress):
+    for one, other in tqdm(pairs, "mask quality", len(true), delay=2):
         if (one < 0).all():
             raise UserError("an image has no labeled pixel: leave it out of the ground truth")
         for foreground in (False, True):

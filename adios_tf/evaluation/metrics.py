@@ -36,8 +36,18 @@ def multi_label_scores(scores: np.ndarray, labels: np.ndarray) -> dict[str, floa
     return found | {"label_accuracy": float((predicted == labels).mean())}
 
 
-def agreement(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Returns by what classifiers are chosen: top-1 accuracy, or micro F1 of several labels."""
-    if labels.ndim == 2:
-        return multi_label_scores(scores, labels)["f1_micro"]
-    return top_accuracy(rank_classes(scores, 1), labels)
+def accuracies(predicted: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Returns top-1 and top-5 accuracy of ranked classes [Q,n] and labels [Q].
+
+    Where images have several labels, [Q,C], `predicted` are scores: see `multi_label_scores`.
+    """
+    if np.ndim(labels) == 2:
+        return multi_label_scores(predicted, labels)
+    return {f"top{n}": top_accuracy(predicted, labels, n) for n in (1, 5)}
+
+
+def agreement(predicted: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the first of `accuracies`, of scores [Q,C]: top-1, or micro F1 of several labels."""
+    if labels.ndim == 1:
+        predicted = rank_classes(predicted, 1)
+    return next(iter(accuracies(predicted, labels).values()))

@@ -12,9 +12,8 @@ from adios_tf.errors import UserError
 from adios_tf.evaluation.config import EvaluateConfig
 from adios_tf.evaluation.data import Split, open_pair
 from adios_tf.evaluation.features import encode_batches
-from adios_tf.evaluation.knn import knn_accuracy, knn_multi_label
+from adios_tf.evaluation.knn import knn_accuracy
 from adios_tf.evaluation.mask_quality import mask_scores, random_segmentation, segment
-from adios_tf.evaluation.metrics import multi_label_scores
 from adios_tf.training.config import PretrainConfig
 from adios_tf.training.pretrainer import Pretrainer
 
@@ -61,16 +60,13 @@ class OnlineEvaluator:
         return encode_batches(function, batches, self._settings.batch_size, split.count, title)
 
     def _score(self, function: Callable, title: str, raw: bool = False) -> float:
-        """kNN accuracy of function(images) of both splits; micro F1 of several labels."""
+        """kNN accuracy (top-1) of function(images) of both splits; micro F1 of several labels."""
         train, test = (
             self._encode(function, split, title, raw) for split in (self._train, self._test)
         )
         k = min(20, len(train))
         data = train, self._train.labels, test, self._test.labels
-        if self._test.labels.ndim == 2:
-            shares = knn_multi_label(*data, k=(k,), temperature=0.07)[k]
-            return multi_label_scores(shares, self._test.labels)["f1_micro"]
-        return knn_accuracy(*data, k=(k,), temperature=0.07)[k]["top1"]
+        return next(iter(knn_accuracy(*data, k=(k,), temperature=0.07)[k].values()))
 
     def knn(self) -> dict[str, float]:
         """Returns {"knn": accuracy} of the encoder as it is now, {} without labels."""

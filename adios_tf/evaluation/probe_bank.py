@@ -22,8 +22,7 @@ class ProbeBank:
       dim: feature width D.
       classes: C; labels are [B] int, or [B,C] of 0 and 1.
       learning_rates: L of them.
-      momentum: of SGD (no Nesterov).
-      optimizer: "sgd" or "lars", see `adios_tf.optimizers`.
+      optimizer: "sgd" or "lars" with momentum 0.9, see `adios_tf.optimizers`.
       weight_decay, eta, clip: of the optimizer.
       head: first weights, see `first_head`.
       seed: of the first weights; all classifiers start alike.
@@ -37,7 +36,6 @@ class ProbeBank:
         dim: int,
         classes: int,
         learning_rates: Sequence[float],
-        momentum: float = 0.9,
         optimizer: str = "sgd",
         weight_decay: float = 0.0,
         eta: float = 0.001,
@@ -54,7 +52,7 @@ class ProbeBank:
             for _ in learning_rates
         ]
         self._optimizers = [
-            build_optimizer(optimizer, float(rate), weight_decay, momentum, eta, clip)
+            build_optimizer(optimizer, float(rate), weight_decay, eta=eta, clip=clip)
             for rate in learning_rates
         ]
         for one, weights in zip(self._optimizers, self._heads, strict=True):
@@ -77,21 +75,18 @@ class ProbeBank:
         batches: Batches,
         epochs: int = 100,
         decay_epochs: Sequence[int] = (60, 80),
-        decay: float = 0.1,
         on_epoch: Callable[[int, "ProbeBank"], None] | None = None,
-        progress: bool = True,
     ) -> "ProbeBank":
         """Trains.
 
         Args:
           batches: `batches(epoch)` yields (features [B,D], labels) of that epoch.
           epochs: passes over the data.
-          decay_epochs, decay: epochs from which on the rate is `decay` times as large.
+          decay_epochs: epochs from which on the rate is a tenth.
           on_epoch: called with the epoch, counted from 0, and this bank after each.
-          progress: shows a bar when it takes longer than two seconds.
         """
-        for epoch in tqdm(range(epochs), "linear probe", delay=2, disable=not progress):
-            factor = decay ** sum(epoch >= at for at in decay_epochs)
+        for epoch in tqdm(range(epochs), "linear probe", delay=2):
+            factor = 0.1 ** sum(epoch >= at for at in decay_epochs)
             for optimizer, rate in zip(self._optimizers, self.learning_rates, strict=True):
                 optimizer.learning_rate = rate * factor
             losses = [

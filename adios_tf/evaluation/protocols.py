@@ -18,8 +18,8 @@ from adios_tf.evaluation import mask_quality
 from adios_tf.evaluation.augmentation import steps_per_epoch
 from adios_tf.evaluation.context import EvaluationContext, PartialResult
 from adios_tf.evaluation.finetune import fine_tune
-from adios_tf.evaluation.knn import DISTANCES, knn_multi_label, knn_predict
-from adios_tf.evaluation.metrics import multi_label_scores, rank_classes, top_accuracy
+from adios_tf.evaluation.knn import DISTANCES, knn_predict
+from adios_tf.evaluation.metrics import accuracies, rank_classes
 from adios_tf.evaluation.splits import label_fraction_indices
 from adios_tf.evaluation.validation import checked_labels
 from adios_tf.registry import Registry, unknown_name
@@ -40,96 +40,64 @@ def knn(context: EvaluationContext) -> Groups:
     for distance in config.knn_distance:
         if distance not in DISTANCES:
             raise unknown_name("distance", distance, DISTANCES)
-        predict = knn_multi_label if context.multi_label else knn_predict
-        found = predict(*context.feature_pairs(), config.knn_k, config.knn_temperature, distance)
-        group = []
+        data, group = context.feature_pairs(), []
+        found = knn_predict(*data, config.knn_k, config.knn_temperature, distance)
         for k, one in found.items():
             settings = {"k": k, "distance": distance, "normalization": "none"}
             if distance == "cosine":
                 settings |= {"T": config.knn_temperature, "normalization": "l2"}
             changed = {"knn_k": (k,), "knn_distance": (distance,)}
-            variant = f"k={k} {distance}"
-            rows = _f1_rows if context.multi_label else _top_rows
-            group += rows([one], labels, variant, settings, ("knn",), changed)
+            group += _rows([one], labels, f"k={k} {distance}", settings, ("knn",), changed)
         yield group
 
 
-def _top_rows(
-    ranked: list[np.ndarray],
+def _rows(
+    predicted: list[np.ndarray],
     labels: np.ndarray,
     variant: str,
     settings: dict,
     groups: tuple[str, ...],
     changed: dict | None = None,
 ) -> list[PartialResult]:
-    """Returns the rows of top-1 and top-5 accuracy, one value per ranking [Q,n]."""
-    rows = []
-    for name, n in (("top1", 1), ("top5", 5)):
-        rows.append(
-            PartialResult(
-                metric=name,
-                variant=variant,
-                values=tuple(top_accuracy(order, labels, n) for order in ranked),
-                settings=settings,
-                groups=groups,
-                changed=changed or {},
-                correct=ranked[0][:, 0] == labels if n == 1 else None,
-            )
-        )
-    return rows
-
-
-def _f1_rows(
-    scores: list[np.ndarray],
-    labels: np.ndarray,
-    variant: str,
-    settings: dict,
-    groups: tuple[str, ...],
-    changed: dict | None = None,
-) -> list[PartialResult]:
-    """Returns the rows of F1 and accuracy of several labels [Q,C], one value per scores [Q,C]."""
-    found = [multi_label_scores(one, labels) for one in scores]
+    """Returns one row per metric of `accuracies`, with a value for each seed's prediction."""
+    found = [accuracies(one, labels) for one in predicted]
+    right = {"top1": predicted[0][:, 0] == labels} if labels.ndim == 1 else {}
     return [
         PartialResult(
-            metric=name,
-            variant=variant,
-            values=tuple(one[name] for one in found),
-            settings=settings,
-            groups=groups,
-            changed=changed or {},
+            name,
+            tuple(one[name] for one in found),
+            variant,
+            settings,
+            groups,
+            changed or {},
+            right.get(name),
         )
         for name in found[0]
     ]
 
 
 def _score_rows(scores: list[np.ndarray], labels: np.ndarray, *rest: Any) -> list[PartialResult]:
-    """Returns `_top_rows` or, for labels [Q,C], `_f1_rows`, of one [Q,C] for each seed."""
-    if labels.ndim == 2:
-        return _f1_rows(scores, labels, *rest)
-    return _top_rows([rank_classes(one, 5) for one in scores], labels, *rest)
-
-
-def _listed(values: list) -> str:
-    """Returns the distinct values, such as the choices of several seeds, as text."""
-    return " ".join(f"{value:g}" for value in dict.fromkeys(values))
+    """Returns `_rows` of classifiers' scores, one [Q,C] for each seed."""
+    several = labels.ndim == 2
+    return _rows(scores if several else [rank_classes(one, 5) for one in scores], labels, *rest)
 
 
 def _probe_rows(
     context: EvaluationContext, name: str, results: list, settings: dict, groups
 ) -> list[PartialResult]:
+    first, best = results[0], [max(one.validation.values(), default=math.nan) for one in results]
+    fraction = f"{context.config.validation_fraction:g} of train"
     settings = {
-        name: _listed([result.chosen for result in results]),
-        "chosen on": f"{context.config.validation_fraction:g} of train"
-        if results[0].validation
-        else "nothing",
-        "trained on": results[0].train_count,
+        # Seeds may choose differently.
+        name: " ".join(f"{chosen:g}" for chosen in dict.fromkeys(one.chosen for one in results)),
+        "chosen on": fraction if first.validation else "nothing",
+        "trained on": first.train_count,
         **settings,
-        "note": results[0].note,
+        "note": first.note,
     }
-    best = [max(result.validation.values(), default=math.nan) for result in results]
-    if not math.isnan(best[0]):
+    if first.validation:
         settings["validation"] = f"{100 * np.mean(best):.2f}"
-    scores = [result.scores for result in results]
+    scores = [one.scores for one in results]
     return _score_rows(scores, context.test.labels, "", settings, groups)
 
 
@@ -146,6 +114,9 @@ def linear(context: EvaluationContext) -> Groups:
         context.save_classifier(results[0])
     settings = {"normalization": "standardized", "solver": "L-BFGS, refit on all of train"}
     yield _probe_rows(context, "l2", results, settings, ("linear",))
+
+
+_SGD = "optimizer weight_decay eta clip head standardize drop_last report".split()
 
 
 def _sgd_rows(context: EvaluationContext, augmented: bool) -> list[PartialResult]:
@@ -166,14 +137,7 @@ def _sgd_rows(context: EvaluationContext, augmented: bool) -> list[PartialResult
                 config.validation_fraction,
                 seed,
                 batches,
-                optimizer=config.sgd_optimizer,
-                weight_decay=config.sgd_weight_decay,
-                eta=config.sgd_eta,
-                clip=config.sgd_clip,
-                head=config.sgd_head,
-                standardize=config.sgd_standardize,
-                drop_last=config.sgd_drop_last,
-                report=config.sgd_report,
+                **{name: getattr(config, f"sgd_{name}") for name in _SGD},
             )
         )
     settings = {
@@ -198,6 +162,9 @@ def linear_augmented(context: EvaluationContext) -> Groups:
     yield _sgd_rows(context, augmented=True)
 
 
+_FINETUNE = "learning_rate warmup_epochs weight_decay optimizer eta clip head".split()
+
+
 def _tuned(context: EvaluationContext, rows: np.ndarray, seed: int) -> tuple[np.ndarray, int]:
     """Fine-tunes a fresh encoder on some train images; returns test scores and epochs."""
     config = context.config
@@ -217,16 +184,10 @@ def _tuned(context: EvaluationContext, rows: np.ndarray, seed: int) -> tuple[np.
         steps,
         context.classes,
         epochs,
-        config.finetune_learning_rate,
-        config.finetune_warmup_epochs,
-        config.finetune_weight_decay,
         batchnorm=config.batchnorm,
-        optimizer=config.finetune_optimizer,
-        eta=config.finetune_eta,
-        clip=config.finetune_clip,
         per_epoch=config.finetune_schedule_per_epoch,
-        head=config.finetune_head,
         seed=seed,
+        **{name: getattr(config, f"finetune_{name}") for name in _FINETUNE},
     )
 
     @tf.function(reduce_retracing=True)
@@ -239,11 +200,10 @@ def _tuned(context: EvaluationContext, rows: np.ndarray, seed: int) -> tuple[np.
 def _tuned_rows(
     context: EvaluationContext, variant: str, choose, groups, changed: dict
 ) -> list[PartialResult]:
-    config, scores = context.config, []
-    for seed in config.seeds:
-        rows = choose(seed)
-        found, epochs = _tuned(context, rows, seed)
-        scores.append(found)
+    config, chosen = context.config, [choose(seed) for seed in context.config.seeds]
+    tuned = [_tuned(context, *one) for one in zip(chosen, config.seeds, strict=True)]
+    scores, (epochs, *_) = zip(*tuned, strict=True)
+    rows = chosen[0]
     settings = {
         "labeled images": len(rows),
         "learning rate": config.finetune_learning_rate,
@@ -318,10 +278,7 @@ def masks(context: EvaluationContext) -> Groups:
                 metric=name,
                 variant=variant,
                 values=(float(np.nanmean(values)),),
-                settings={
-                    "test": int(np.isfinite(values).sum()),
-                    "slots": slots,
-                },
+                settings={"test": int(np.isfinite(values).sum()), "slots": slots},
                 groups=("masks",),
             )
             for name, values in scores.items()

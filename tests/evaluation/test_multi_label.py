@@ -11,7 +11,7 @@ from adios_tf.errors import UserError
 from adios_tf.evaluation import data, linear
 from adios_tf.evaluation.config import EvaluateConfig
 from adios_tf.evaluation.context import EvaluationContext
-from adios_tf.evaluation.knn import knn_multi_label
+from adios_tf.evaluation.knn import knn_predict
 from adios_tf.evaluation.metrics import multi_label_scores
 from adios_tf.evaluation.protocols import PROTOCOLS
 from adios_tf.evaluation.runner import evaluate
@@ -89,7 +89,7 @@ def test_sgd_probe_is_a_loop():
 
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
 def test_knn_is_a_weighted_share(distance):
-    found = knn_multi_label(*TRAIN, *TEST, k=(1, 7), temperature=0.2, distance=distance)
+    found = knn_predict(*TRAIN, *TEST, k=(1, 7), temperature=0.2, distance=distance)
     rows, queries = TRAIN[0].astype(float), TEST[0][:20].astype(float)
     for query, shares in zip(queries, found[7], strict=False):
         if distance == "cosine":

@@ -63,7 +63,6 @@ def test_linear(golden, kind):
         standardize=False,
         report="best" if kind == "mixmask" else "last",
         on_epoch=on_epoch,
-        progress=False,
     )
     for epoch, (kernel, bias, losses) in enumerate(trace, 1):
         at = f"{kind}/epoch{epoch}"
@@ -129,6 +128,7 @@ def test_finetune(golden, kind):
     batches = [(file[f"batch{k}/x"], file[f"batch{k}/labels"]) for k in range(1, count + 1)]
     encoder, names = small_encoder(file)
     trace = Trace(batches)
+    assert own["momentum"] == 0.9
     warmup = int(re.search(r"(\d+) warm-up epochs from lr 0", own["scheduler"])[1])
     epochs = int(re.search(r"max_epochs (\d+)", own["scheduler"])[1])
     fine_tune(
@@ -141,7 +141,6 @@ def test_finetune(golden, kind):
         warmup_epochs=warmup,
         # The official optimizer was told to decay; in 32 bits it does not.
         weight_decay=own["weight_decay"] if kind == "lars" else 0.0,
-        momentum=own["momentum"],
         batchnorm="frozen",
         optimizer="lars" if kind == "lars" else "sgd",
         eta=own["eta"],
@@ -149,7 +148,6 @@ def test_finetune(golden, kind):
         per_epoch=True,
         head=(file["init/keras/classifier.weight"], file["init/keras/classifier.bias"]),
         callbacks=[trace],
-        progress=False,
     )
     assert len(trace.steps) == count
     learned = [name for name in names if "running" not in name]
