@@ -4,8 +4,9 @@ They take images of the pretraining side, float32 [B,S,S,3] in [0,1]; resizing a
 left to the caller.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -24,42 +25,47 @@ def write_saved_model(model: PretrainedModel, out: Path) -> list[Path]:
     return [save_model(model, out)]
 
 
+def _write_each(
+    networks: Iterable[tuple[str, Any]],
+    out: Path,
+    suffix: str,
+    write: Callable[[Any, Path], object],
+) -> list[Path]:
+    """Writes every network to a file of its name and the suffix."""
+    written = []
+    for name, network in networks:
+        written.append(out / f"{name}{suffix}")
+        write(network, written[-1])
+    return written
+
+
 @FORMATS.register("keras", "one .keras file per network, with normalization inside")
 def write_keras(model: PretrainedModel, out: Path) -> list[Path]:
     """Writes encoder.keras (and masker.keras, classifier.keras): images in [0,1] -> outputs."""
-    written = []
-    for name, network in _from_images(model):
-        path = out / f"{name}.keras"
-        network.save(path)
-        written.append(path)
-    return written
+    return _write_each(_from_images(model), out, ".keras", keras.Model.save)
 
 
 @FORMATS.register("weights", "bare weights, one .weights.h5 file per network")
 def write_weights(model: PretrainedModel, out: Path) -> list[Path]:
     """Writes NAME.weights.h5 for a network that `build_encoder` and others rebuild."""
-    written = []
-    for name, network in model.parts().items():
-        path = out / f"{name}.weights.h5"
-        network.save_weights(path)
-        written.append(path)
-    return written
+    return _write_each(model.parts().items(), out, ".weights.h5", keras.Model.save_weights)
 
 
 @FORMATS.register("litert", "LiteRT (TensorFlow Lite), one .tflite file per answer")
 def write_litert(model: PretrainedModel, out: Path) -> list[Path]:
     """Writes encoder.tflite (and masker.tflite, classifier.tflite)."""
-    written = []
-    for name, network in _from_images(model):
-        converter = tf.lite.TFLiteConverter.from_concrete_functions([_traced(network)])
+
+    def write(network: keras.Model, path: Path) -> None:
+        spec = tf.TensorSpec(network.input_shape, tf.float32, name="images")
+        traced = tf.function(lambda images: network(images, training=False))
+        function = traced.get_concrete_function(spec)
         try:
-            data = converter.convert()
+            data = tf.lite.TFLiteConverter.from_concrete_functions([function]).convert()
         except Exception as error:  # the converter raises what it likes
             raise _cannot("litert", error) from error
-        path = out / f"{name}.tflite"
         path.write_bytes(data)
-        written.append(path)
-    return written
+
+    return _write_each(_from_images(model), out, ".tflite", write)
 
 
 @FORMATS.register("onnx", "ONNX, one .onnx file per answer; needs tf2onnx")
@@ -72,18 +78,16 @@ def write_onnx(model: PretrainedModel, out: Path) -> list[Path]:
             f"--format=onnx needs the package tf2onnx, which cannot be imported here ({error}): "
             "pip install tf2onnx onnx"
         ) from error
-    written = []
-    for name, network in _from_images(model):
-        path = out / f"{name}.onnx"
-        side = model.image_size
-        spec = tf.TensorSpec([None, side, side, 3], tf.float32, name="images")
-        function = tf.function(lambda images, n=network: n(images, training=False), [spec])
+
+    def write(network: keras.Model, path: Path) -> None:
+        spec = tf.TensorSpec(network.input_shape, tf.float32, name="images")
+        function = tf.function(lambda images: network(images, training=False), [spec])
         try:
             tf2onnx.convert.from_function(function, [spec], output_path=str(path))
         except Exception as error:
             raise _cannot("onnx", error) from error
-        written.append(path)
-    return written
+
+    return _write_each(_from_images(model), out, ".onnx", write)
 
 
 def export_format(name: str, model: PretrainedModel, out: Path | str) -> list[Path]:
@@ -122,8 +126,3 @@ def _from_images(model: PretrainedModel) -> Iterator[tuple[str, keras.Model]]:
         yield "masker", keras.Model(images, model.masker(normalized), name="masker")
     if model.classifier is not None:
         yield "classifier", keras.Model(images, model.classifier(features), name="classifier")
-
-
-def _traced(network: keras.Model) -> tf.types.experimental.ConcreteFunction:
-    spec = tf.TensorSpec(network.input_shape, tf.float32, name="images")
-    return tf.function(lambda images: network(images, training=False)).get_concrete_function(spec)

@@ -19,7 +19,7 @@ import numpy as np
 from adios_tf.errors import UserError
 
 # bfloat16 has no NumPy type; its 16 bits are the upper half of a float32.
-_STORAGES = {
+STORAGES = {
     "DoubleStorage": "f8",
     "FloatStorage": "f4",
     "HalfStorage": "f2",
@@ -116,8 +116,8 @@ class _Unpickler(pickle.Unpickler):
         self._storages: dict[str, _Storage] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        if module == "torch" and name in _STORAGES:
-            return _StorageType(_STORAGES[name])
+        if module == "torch" and name in STORAGES:
+            return _StorageType(STORAGES[name])
         known = {
             ("collections", "OrderedDict"): OrderedDict,
             ("torch", "Size"): tuple,

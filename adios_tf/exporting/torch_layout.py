@@ -89,30 +89,26 @@ def adios_plan(args: Mapping[str, Any], names: Sequence[str]) -> Plan:
         options = {"stem": "adios_cifar" if args.get("cifar") else "imagenet", "padding": "torch"}
     elif backbone.startswith("vit"):
         options = {"patch": 16}
-    encoder = build_encoder(backbone, side, **options)
     kind = "vit" if backbone.startswith("vit") else "resnet"
-    width = encoder.output_shape[-1]
     hidden, out = int(given("proj_hidden_dim")), int(given("output_dim"))
 
     def there(prefix: str) -> bool:
         return any(name.startswith(prefix) for name in names)
 
-    parts = [
-        Part("encoder", kind, "encoder.", encoder),
-        Part(
-            "projector", "projector", "projector.", build_projector(objective, width, hidden, out)
-        ),
-    ]
+    def networks(ours: str, official: str) -> list[Part]:
+        encoder = build_encoder(backbone, side, **options)
+        projector = build_projector(objective, encoder.output_shape[-1], hidden, out)
+        return [
+            Part(f"{ours}encoder", kind, f"{official}encoder.", encoder),
+            Part(f"{ours}projector", "projector", f"{official}projector.", projector),
+        ]
+
+    parts = networks("", "")
     if has_predictor(objective):
         predictor = build_predictor(objective, out, int(given("pred_hidden_dim")), out)
         parts.append(Part("predictor", "predictor", "predictor.", predictor))
     if objective == "byol":
-        slow = (
-            build_encoder(backbone, side, **options),
-            build_projector(objective, width, hidden, out),
-        )
-        parts.append(Part("target_encoder", kind, "momentum_encoder.", slow[0]))
-        parts.append(Part("target_projector", "projector", "momentum_projector.", slow[1]))
+        parts += networks("target_", "momentum_")
     masks = 0
     if "adios" in method or there("mask_"):
         masks = int(given("N"))
@@ -125,28 +121,16 @@ def adios_plan(args: Mapping[str, Any], names: Sequence[str]) -> Plan:
         )
         parts.append(Part("masker", "unet", "", unet))
     if there("classifier."):
+        width = parts[0].model.output_shape[-1]
         linear = (Dense("out", relu=False),)
         classifier = build_head(linear, width, 1, int(given("n_classes")), name="classifier")
         parts.append(Part("classifier", "dense", "classifier", classifier))
     masking = "none"
     if masks:
         masking = "adversarial_one" if method.endswith("_s") else "adversarial"
-    dataset = str(args.get("dataset", "unknown"))
-    info = {
-        "dataset": dataset,
-        "image_size": side,
-        **_normalization(dataset, args),
-        "backbone": backbone,
-        **options,
-        "objective": objective,
-        "masking": masking,
-        "fill": "erase",
-        "num_masks": masks,
-        "hidden_dim": hidden,
-        "output_dim": out,
-        "recipe": method,
-    }
-    return Plan("adios", tuple(parts), info)
+    dataset, encoder = str(args.get("dataset", "unknown")), {"backbone": backbone, **options}
+    info = _info(dataset, side, args, encoder, objective, hidden, out, method)
+    return Plan("adios", tuple(parts), info | {"masking": masking, "num_masks": masks})
 
 
 def moco_plan(
@@ -185,37 +169,17 @@ def moco_plan(
         hidden, rows = out, (Dense("out", relu=False),)
     else:
         raise UserError(f"the checkpoint has no head: neither {head[0]} nor {single} is in it")
-
-    def networks(side: str) -> list[keras.Model]:
-        return [
-            build_encoder(arch, image_size, **options),
-            build_head(rows, width, hidden, out, name=f"projector_{side}"),
-        ]
-
+    kind, dot = ("projector", ".") if rows == "moco_projector" else ("dense", "")
     parts = []
-    for names, side in (
-        (("encoder", "projector"), "q"),
-        (("target_encoder", "target_projector"), "k"),
-    ):
-        backbone, projector = networks(side)
-        stem = f"{prefix}encoder_{side}."
-        parts.append(Part(names[0], "resnet", stem, backbone))
-        kind, dot = ("projector", ".") if rows == "moco_projector" else ("dense", "")
-        parts.append(Part(names[1], kind, f"{stem}fc{dot}", projector))
-    info = {
-        "dataset": dataset,
-        "image_size": image_size,
-        **_normalization(dataset, {"mean": IMAGENET[0], "std": (0.229, 0.224, 0.225)}),
-        "backbone": arch,
-        **options,
-        "objective": "moco",
-        "masking": "none",
-        "fill": "erase",
-        "num_masks": 0,
-        "hidden_dim": hidden,
-        "output_dim": out,
-        "recipe": "moco",
-    }
+    for ours, side in (("", "q"), ("target_", "k")):
+        official = f"{prefix}encoder_{side}."
+        encoder = build_encoder(arch, image_size, **options)
+        parts.append(Part(f"{ours}encoder", "resnet", official, encoder))
+        projector = build_head(rows, width, hidden, out, name=f"projector_{side}")
+        parts.append(Part(f"{ours}projector", kind, f"{official}fc{dot}", projector))
+    numbers = {"std": (0.229, 0.224, 0.225)}
+    encoder = {"backbone": arch, **options}
+    info = _info(dataset, image_size, numbers, encoder, "moco", hidden, out, "moco")
     return Plan("moco", tuple(parts), info)
 
 
@@ -242,10 +206,35 @@ def _side(args: Mapping[str, Any]) -> int:
     return side
 
 
-def _normalization(dataset: str, args: Mapping[str, Any]) -> dict[str, list[float]]:
-    """The official code takes a known data set's own numbers, and the arguments' for others."""
+def _info(
+    dataset: str,
+    image_size: int,
+    args: Mapping[str, Any],
+    encoder: Mapping[str, Any],
+    objective: str,
+    hidden_dim: int,
+    output_dim: int,
+    recipe: str,
+) -> dict[str, Any]:
+    """Returns the facts of a plan without masks.
+
+    The official code normalizes a known data set by its own numbers, others by the arguments'.
+    """
     if dataset in CATALOG:
-        info = CATALOG[dataset]
-        return {"mean": list(info.mean), "std": list(info.std)}
-    mean, std = args.get("mean") or IMAGENET[0], args.get("std") or IMAGENET[1]
-    return {"mean": [float(v) for v in mean], "std": [float(v) for v in std]}
+        mean, std = CATALOG[dataset].mean, CATALOG[dataset].std
+    else:
+        mean, std = args.get("mean") or IMAGENET[0], args.get("std") or IMAGENET[1]
+    return {
+        "dataset": dataset,
+        "image_size": image_size,
+        "mean": [float(v) for v in mean],
+        "std": [float(v) for v in std],
+        **encoder,
+        "objective": objective,
+        "masking": "none",
+        "fill": "erase",
+        "num_masks": 0,
+        "hidden_dim": hidden_dim,
+        "output_dim": output_dim,
+        "recipe": recipe,
+    }
