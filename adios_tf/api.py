@@ -78,6 +78,8 @@ def settings_from(settings_class: type, keywords: dict[str, Any]) -> Any:
     for name, value in keywords.items():
         if value is None:
             continue
+        if isinstance(value, dict):
+            value = [f"{key}={one}" for key, one in value.items()]
         if isinstance(value, list | tuple):
             value = ",".join(map(str, value))
         lines.append(f"--{name}={value}")

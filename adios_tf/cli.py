@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from adios_tf.errors import Stopped, UserError
 from adios_tf.flagfiles import expand
-from adios_tf.registry import unknown_name
+from adios_tf.registry import import_plugins, unknown_name
 
 MOST_USED = "most used"
 _ALWAYS = """\
@@ -76,6 +76,7 @@ def setting(
     above: float | None = None,
     most: float | None = None,
     common: bool = False,
+    pairs: bool = False,
 ) -> Any:
     """Declares one field of a settings dataclass, and so one flag.
 
@@ -86,21 +87,29 @@ def setting(
       choices: the allowed strings.
       least, above, most: bounds of a number: value >= least, > above, <= most.
       common: whether `--help` lists it first, among the flags that are used most.
+      pairs: a list of NAME=VALUE whose flag may be repeated; of one NAME the last holds.
     """
     limits = {"least": least, "above": above, "most": most}
-    metadata = {"text": text, "group": group, "choices": choices, "common": common, **limits}
-    return dataclasses.field(default=default, metadata=metadata)
+    metadata = {"text": text, "group": group, "choices": choices, "common": common, "pairs": pairs}
+    return dataclasses.field(default=default, metadata=metadata | limits)
 
 
 def _kinds(settings_class: type) -> dict[str, tuple[type, type | None]]:
     """Returns {field: (type, item type of a tuple)}, with `X | None` read as X."""
     kinds = {}
     for name, hint in typing.get_type_hints(settings_class).items():
-        if isinstance(hint, types.UnionType):
+        if typing.get_origin(hint) in (types.UnionType, typing.Union):
             hint = next(arm for arm in typing.get_args(hint) if arm is not type(None))
         item = typing.get_args(hint)[0] if typing.get_origin(hint) is tuple else None
         kinds[name] = (typing.get_origin(hint) or hint, item)
     return kinds
+
+
+def is_flag_type(hint: Any) -> bool:
+    """Whether a flag can be of that type."""
+    field = dataclasses.make_dataclass("One", [("one", hint)])
+    kind, item = _kinds(field)["one"]
+    return kind in (str, int, float, bool) or (kind is tuple and item in (str, int, float))
 
 
 def _define(settings_class: type, values: flags.FlagValues) -> None:
@@ -116,8 +125,9 @@ def _define(settings_class: type, values: flags.FlagValues) -> None:
         kind, _ = kinds[field.name]
         default: Any = field.default
         if kind is tuple:
-            default = [str(item) for item in default]
-        makers[kind](field.name, default, field.metadata["text"], flag_values=values)
+            default = [str(item) for item in default or ()]
+        maker = flags.DEFINE_multi_string if field.metadata["pairs"] else makers[kind]
+        maker(field.name, default, field.metadata["text"], flag_values=values)
 
 
 def check(settings: Any) -> Any:
@@ -159,8 +169,11 @@ def parse(settings_class: type, argv: Sequence[str]) -> Any:
     if stray:
         raise UserError(f"unexpected argument {stray[0]!r}: settings are written --name=value")
     chosen = {}
+    rules = {field.name: field.metadata for field in dataclasses.fields(settings_class)}
     for name, (_, item) in _kinds(settings_class).items():
         value = values[name].value
+        if rules[name]["pairs"]:
+            value = _pairs(value or ())
         if item is not None:
             try:
                 value = tuple(item(part) for part in value or () if part != "")
@@ -172,6 +185,18 @@ def parse(settings_class: type, argv: Sequence[str]) -> Any:
         instead = {k: v for k, v in settings.preset().items() if not values[k].present}
         settings = dataclasses.replace(settings, **instead)
     return settings
+
+
+def _pairs(words: Sequence[str]) -> list[str]:
+    """Returns the last NAME=VALUE of each NAME; what follows a comma without = is of its VALUE."""
+    found: dict[str, str] = {}
+    for part in ",".join(words).split(",") if words else ():
+        if "=" in part or not found:
+            name = part.partition("=")[0].strip()
+            found[name] = part.strip()
+        else:
+            found[name] += f",{part}"
+    return list(found.values())
 
 
 def flag_lines(settings: Any) -> list[str]:
@@ -271,7 +296,11 @@ def start(main: Callable[[Any], Any], settings_class: type, doc: str) -> None:
         sys.exit(0)
     _one_bar(sys.stderr.isatty())
     try:
-        main(parse(settings_class, argv))
+        settings = parse(settings_class, argv)
+        if plugins := getattr(settings, "plugins", ()):
+            quiet_tensorflow()
+            import_plugins(plugins)
+        main(settings)
     except UserError as error:
         # Not `print`: a progress bar that the mistake cut short would share its line.
         tqdm.write(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)

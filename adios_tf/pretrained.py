@@ -12,7 +12,9 @@ Evaluation, export and serving read only this folder (`RUN/model/`):
     classifier.keras       features [B,D] -> logits [B,C]          (where a linear head was trained)
 """
 
+import contextlib
 import json
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +25,7 @@ import numpy as np
 import tensorflow as tf
 
 from adios_tf.errors import UserError
+from adios_tf.registry import import_plugins
 from adios_tf.run_folder import INFO, RunFolder, checked_info
 from adios_tf.serialization import serializable
 
@@ -83,6 +86,8 @@ def save(
 def load(path: Path | str) -> "PretrainedModel":
     """Returns the model of a run folder, of the `model` folder inside it, or of an export.
 
+    The plugins that the run was trained with are imported, where they can be found.
+
     Args:
       path: the folder. An export is a SavedModel that `bin/export.py` wrote; it lies beside its
         architecture.
@@ -92,6 +97,8 @@ def load(path: Path | str) -> "PretrainedModel":
     """
     path, run = Path(path).expanduser(), RunFolder(path)
     folder = run.model
+    with contextlib.suppress(ValueError):  # then Keras says which layer it lacks, if it does
+        import_plugins([name for name in run.settings().get("plugins", "").split(",") if name])
     if not run.has_model:
         if (path / ARCHITECTURE).exists():
             return _load_exported(path)
@@ -107,14 +114,7 @@ def load(path: Path | str) -> "PretrainedModel":
     for part in PARTS:
         file = folder / f"{part}.keras"
         if file.exists():
-            try:
-                parts[part] = keras.models.load_model(file, compile=False)
-            except (ValueError, OSError, TypeError, KeyError) as error:
-                first_line = str(error).strip().splitlines()[0]
-                raise UserError(
-                    f"cannot read {file} ({first_line}): the file is damaged or was written "
-                    "with layers that are not imported here"
-                ) from error
+            parts[part] = read_part(file)
     if "encoder" not in parts:
         raise UserError(f"{folder} holds no encoder.keras: the folder is incomplete")
     return _assembled(info, parts, folder / INFO)
@@ -128,6 +128,19 @@ def _assembled(
     if takes not in (side, None):
         raise UserError(f"{file}: image_size is {side}, but the encoder was built for {takes}")
     return PretrainedModel(info=info, **parts)
+
+
+def read_part(file: Path) -> keras.Model:
+    """Returns one of the networks; raises `UserError` where Keras cannot read the file."""
+    try:
+        return keras.models.load_model(file, compile=False)
+    except (ValueError, OSError, TypeError, KeyError) as error:
+        lost = re.search(r"Could not locate \w+ '\w+'", str(error))
+        reason = lost[0] if lost else str(error).strip().splitlines()[0]
+        raise UserError(
+            f"cannot read {file} ({reason}): the file is damaged, or holds layers of your own: "
+            "each needs @keras.saving.register_keras_serializable(), its module --plugins=MODULE"
+        ) from error
 
 
 # A SavedModel keeps the weights under these names, and beside them what Keras needs to rebuild

@@ -53,7 +53,8 @@ class Registry:
     def __getitem__(self, name: str) -> Any:
         """Raises `UserError` with the nearest known name where `name` is unknown."""
         if name not in self._entries:
-            raise unknown_name(self.kind, name, self._entries)
+            known = unknown_name(self.kind, name, self._entries)
+            raise UserError(f"{known}; what a module of your own registers needs --plugins=MODULE")
         return self._entries[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -106,18 +107,24 @@ def construct(factory: Callable[..., Any], available: dict[str, Any], **given: A
         are those that are None: the factory's own default holds then.
       **given: passed in any case.
     """
-    layers = factory.__mro__ if inspect.isclass(factory) else (factory,)
-    named: set[str] = set()
-    for layer in layers:
+    named = parameters(factory)
+    chosen = {n: v for n, v in available.items() if n in named and v is not None}
+    return factory(**(chosen | given))
+
+
+def parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Returns what a class or function can be called with, by name; see `construct`."""
+    found: dict[str, inspect.Parameter] = {}
+    for layer in factory.__mro__ if inspect.isclass(factory) else (factory,):
         call = vars(layer).get("__init__") if inspect.isclass(layer) else layer
         if call is None or layer.__module__.startswith("keras."):
             continue
-        parameters = inspect.signature(call).parameters.values()
-        named |= {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        own = inspect.signature(call).parameters.values()
+        named = {p.name: p for p in own if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+        found = named | found
+        if not any(p.kind is p.VAR_KEYWORD for p in own):
             break
-    chosen = {n: v for n, v in available.items() if n in named and v is not None}
-    return factory(**(chosen | given))
+    return found
 
 
 def import_plugins(names: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from adios_tf.data import CATALOG
+from adios_tf.encoders import BACKBONES
 from adios_tf.evaluation.config import EvaluateConfig
 from adios_tf.masking import FILLS, MASKINGS
 from adios_tf.objectives import OBJECTIVES
@@ -100,9 +101,21 @@ def test_views_from_python():
     assert batch["label"].numpy().tolist() == [-1] * 16
 
 
+def test_custom_encoders(monkeypatch):
+    """Both encoders of CONTRIBUTING.md are built, with a parameter, and read back."""
+    _, code = examples("CONTRIBUTING.md")
+    for part in ("_entries", "_lines"):
+        monkeypatch.setattr(BACKBONES, part, dict(getattr(BACKBONES, part)))
+    exec(code, {"__name__": "my_encoders"})
+    for name, own in (("mobilenet", ("alpha=0.35",)), ("small_vit", ("depth=1", "width=6"))):
+        config = PretrainConfig(image_size=32, backbone=name, set=own, masking="none")
+        features = build_pretrainer(config, 1, None).objective.encoder.output_shape
+        assert features == (None, 6 if name == "small_vit" else 1280)
+
+
 def test_custom_components(monkeypatch):
     """The objective, the masking and the fill of CONTRIBUTING.md train together."""
-    (code,) = examples("CONTRIBUTING.md")
+    code, _ = examples("CONTRIBUTING.md")
     for registry in (OBJECTIVES, MASKINGS, FILLS):
         for part in ("_entries", "_lines"):
             monkeypatch.setattr(registry, part, dict(getattr(registry, part)))

@@ -58,11 +58,14 @@ def build_encoder(
             raise UserError(f"unknown {word} {value!r}: known are {', '.join(known)}")
     plan = Plan(stem, padding, batchnorm_momentum, batchnorm_epsilon)
     try:
-        return build(name, image_size, in_channels, plan, **options)
+        model = build(name, image_size, in_channels, plan, **options)
     except TypeError as error:
         if not options or "unexpected keyword" not in str(error):
             raise
         raise UserError(f"backbone {name} has no option {', '.join(options)}") from error
+    # A user's own may end in feature maps.
+    one_row = len(getattr(model, "output_shape", ())) == 2
+    return model if one_row else as_encoder(model, image_size, in_channels)
 
 
 def as_encoder(model: keras.Model, image_size: int, in_channels: int = 3) -> keras.Model:

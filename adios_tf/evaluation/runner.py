@@ -16,6 +16,7 @@ from adios_tf.evaluation.plots import plot_corruptions, plot_rows
 from adios_tf.evaluation.presets import preset_line
 from adios_tf.evaluation.protocols import PROTOCOLS
 from adios_tf.evaluation.results import Row, text_table, write_results
+from adios_tf.registry import import_plugins
 from adios_tf.run_folder import RESULTS, RunFolder
 
 
@@ -42,9 +43,10 @@ def evaluate(config: EvaluateConfig) -> list[Row]:
         raise UserError(f"name protocols to run: --protocols={','.join(PROTOCOLS)}")
     if not config.seeds or not config.cluster_seeds:
         raise UserError("name at least one seed in --seeds and --cluster_seeds")
+    import_plugins(config.plugins)
+    model = pretrained.load(config.run)
     for name in config.protocols:
         _ = PROTOCOLS[name]
-    model = pretrained.load(config.run)
     config = resolved(config, model.info)
     folder = Path(config.out) if config.out else results_folder(config)
     writable(folder)

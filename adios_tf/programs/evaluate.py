@@ -8,7 +8,7 @@ import sys
 
 from adios_tf import cli
 from adios_tf.evaluation.config import EvaluateConfig, joined
-from adios_tf.registry import declared, import_plugins, print_table
+from adios_tf.registry import declared, print_table
 
 
 def main(config: EvaluateConfig) -> None:
@@ -20,7 +20,6 @@ def main(config: EvaluateConfig) -> None:
     from adios_tf.evaluation.protocols import PROTOCOLS
     from adios_tf.evaluation.runner import program
 
-    import_plugins(config.plugins)
     if config.list:
         print_table("--protocols", PROTOCOLS.lines())
     else:

@@ -17,6 +17,7 @@ from adios_tf.errors import UserError
 class Settings:
     """Flags of this program."""
 
+    plugins: tuple[str, ...] = setting((), "modules to import first (own layers, ...)", "input")
     run: str = setting("", "run folder to export", "input")
     out: str = setting("", "folder to write; new or empty", "output")
     format: tuple[str, ...] = setting(

@@ -20,6 +20,7 @@ from adios_tf.errors import UserError
 class Settings:
     """Flags of this program."""
 
+    plugins: tuple[str, ...] = setting((), "modules to import first (own layers, ...)", "input")
     checkpoint: str = setting("", "PyTorch checkpoint to read", "input")
     args: str = setting("", "ADIOS: the args.json beside the checkpoint", "input")
     image_size: int = setting(224, "MoCo: side of the images", "input", least=16)

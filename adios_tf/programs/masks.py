@@ -16,6 +16,7 @@ from adios_tf.errors import UserError
 class Settings:
     """Flags of this program."""
 
+    plugins: tuple[str, ...] = setting((), "modules to import first (own layers, ...)", "input")
     run: str = setting("", "run folder or export with a masker", "input")
     images: str = setting("", "folder of images; folders below it count", "input")
     out: str = setting("", "folder to write", "output")

@@ -18,6 +18,7 @@ from adios_tf.errors import UserError
 class Settings:
     """Flags of this program."""
 
+    plugins: tuple[str, ...] = setting((), "modules to import first (own layers, ...)", "model")
     model: str = setting("", "SavedModel written by bin/export.py", "model")
     name: str = setting("adios", "what the API calls it: /v1/models/NAME", "model")
     host: str = setting("127.0.0.1", "address to listen on; 0.0.0.0 = every", "network")

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from adios_tf import cli
 from adios_tf.data import AugmentConfig, Examples, pretrain_dataset, throughput
 from adios_tf.reporting.tables import format_table, write_json
 from adios_tf.training.build import build_pretrainer
@@ -193,11 +194,7 @@ def _memory(config: BenchmarkConfig) -> dict[str, Any]:
     """Peak memory of each variant, measured in a process of its own."""
     peaks = {}
     for name in tqdm(MEMORY, desc="peak memory", unit="process"):
-        flags = [
-            f"--{field.name}={getattr(config, field.name)}"
-            for field in dataclasses.fields(config)
-            if field.name not in ("out", "only_memory_of", "memory")
-        ]
+        flags = cli.flag_lines(dataclasses.replace(config, out=""))
         command = [sys.executable, "-m", PROGRAM, *flags, f"--only_memory_of={name}"]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         peaks[name] = json.loads(done.stdout.strip().splitlines()[-1])["peak_mb"]

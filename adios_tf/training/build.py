@@ -1,21 +1,25 @@
 """From settings to networks: encoder, objective, masking, optimizers, Pretrainer."""
 
 import dataclasses
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import keras
 
-from adios_tf.encoders import as_encoder, build_encoder
+from adios_tf import pretrained
+from adios_tf.encoders import BACKBONES, as_encoder, build_encoder
+from adios_tf.encoders.names import BACKBONE_LINES
 from adios_tf.masking import FILLS, MASKINGS, Masking
 from adios_tf.nets import build_unet
 from adios_tf.nets.filters import build_high_pass
 from adios_tf.objectives import OBJECTIVES, Objective
 from adios_tf.objectives.base import copy_of
 from adios_tf.optimizers import build_optimizer
-from adios_tf.registry import construct
+from adios_tf.registry import construct, parameters
 from adios_tf.schedules import build_schedule
 from adios_tf.training.config import PretrainConfig
-from adios_tf.training.methods import check_combination
+from adios_tf.training.methods import check_combination, own_parameters
 from adios_tf.training.pretrainer import Pretrainer
 from adios_tf.training.probe import Probe
 
@@ -43,11 +47,17 @@ def build_objective(
 ) -> Objective:
     """Returns the objective that the settings name, around the encoder or a fresh backbone."""
     if encoder is None:
+        named = parameters(BACKBONES[config.backbone])
+        own = {n: value for n, value in own_parameters(config).items() if n in named}
         encoder = build_encoder(
-            config.backbone, config.image_size, stem=config.stem, padding=config.padding
+            config.backbone, config.image_size, stem=config.stem, padding=config.padding, **own
         )
     else:
         encoder = as_encoder(copy_of(encoder), config.image_size)
+    if config.backbone not in BACKBONE_LINES:
+        with tempfile.TemporaryDirectory() as folder:  # what cannot be read is not worth training
+            encoder.save(Path(folder) / "encoder.keras")
+            pretrained.read_part(Path(folder) / "encoder.keras")
     return construct(OBJECTIVES[config.objective], settings, encoder=encoder)
 
 
@@ -71,6 +81,7 @@ def build_pretrainer(
     check_combination(config)
     keras.utils.set_random_seed(config.seed)
     settings = dataclasses.asdict(config) | {"total_steps": config.epochs * steps_per_epoch}
+    settings |= own_parameters(config)
     objective = build_objective(config, settings, encoder)
     masking = build_masking(config, settings)
     model = Pretrainer(

@@ -26,6 +26,9 @@ class PretrainConfig:
         0, "of weights, data order, augmentation and masks", "run", least=0, common=True
     )
     plugins: tuple[str, ...] = setting((), "modules to import first (own objectives, ...)", "run")
+    set: tuple[str, ...] = setting(
+        (), "NAME=VALUE, ...: parameters of own components that no flag names", "run", pairs=True
+    )
     list: bool = setting(False, "print what can be named in flags, and stop", "run", common=True)
 
     # ------------------------------------------------------------------ data
@@ -320,6 +323,7 @@ class BenchmarkConfig:
         choices=("float32", "mixed_bfloat16", "mixed_float16"),
     )
     xla: bool = setting(False, "compile with XLA", "network")
+    plugins: tuple[str, ...] = setting((), "modules to import first (own layers, ...)", "network")
     rounds: int = setting(5, "timed steps of each variant, in turn", "measurement", least=1)
     memory: bool = setting(True, "also measure peak memory, a process per variant", "measurement")
     out: str = setting("", "JSON file to write", "measurement")
@@ -338,6 +342,7 @@ class StudyConfig:
         "study",
     )
     methods: str = setting("study/methods.txt", "file of lines `name: flags`", "study")
+    plugins: tuple[str, ...] = setting((), "modules to import first, for every run", "study")
     seeds: tuple[int, ...] = setting((0, 1, 2), "of pretraining", "study", least=0)
     out: str = setting("runs/study", "folder that the study writes", "study")
     data_dir: str = setting(

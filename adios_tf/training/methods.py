@@ -1,13 +1,20 @@
 """The methods that flags can name, and which settings contradict each other."""
 
+import builtins
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
+from adios_tf import cli
 from adios_tf.encoders import BACKBONES
 from adios_tf.errors import UserError
 from adios_tf.masking import FILLS, MASKINGS
 from adios_tf.objectives import OBJECTIVES
-from adios_tf.registry import import_plugins
+from adios_tf.registry import import_plugins, parameters, unknown_name
 from adios_tf.training.config import PretrainConfig
+
+# What `build_pretrainer` hands over by itself.
+_OURS = ("name", "in_channels", "plan", "total_steps")
 
 
 def check_combination(config: PretrainConfig) -> None:
@@ -37,7 +44,36 @@ def check_combination(config: PretrainConfig) -> None:
         )
     if hides and fill.clean_weight is not None and config.batch_size < 2:
         raise UserError(f"--fill={config.fill} takes another image of the batch: it needs two")
+    own_parameters(config)
     objective.check_settings(config)
+
+
+def own_parameters(config: PretrainConfig) -> dict[str, Any]:
+    """Returns --set as {name: value}, of the types that the constructors' annotations tell.
+
+    Raises:
+      UserError: none of the chosen components has such a parameter, or it is of another type.
+    """
+    flags, known = {field.name for field in dataclasses.fields(config)}, {}
+    chosen = [OBJECTIVES[config.objective], MASKINGS[config.masking], FILLS[config.fill]]
+    if config.backbone in BACKBONES:
+        chosen.append(BACKBONES[config.backbone])
+    for name, one in ((n, p) for part in chosen for n, p in parameters(part).items()):
+        kind = type(one.default) if one.annotation is one.empty else one.annotation
+        kind = getattr(builtins, kind, None) if isinstance(kind, str) else kind
+        if name not in flags and name not in _OURS and cli.is_flag_type(kind):
+            known[name] = kind
+    given = [pair.partition("=")[0] for pair in config.set]
+    for name in given:
+        if name in flags:
+            raise UserError(f"--set={name}=...: that is a flag, --{name}=...")
+        if name not in known:
+            raise unknown_name("parameter in --set", name, known)
+    own = dataclasses.make_dataclass("Own", [(n, known[n], cli.setting(None, "")) for n in given])
+    try:
+        return dataclasses.asdict(cli.parse(own, [f"--{pair}" for pair in config.set]))
+    except UserError as error:
+        raise UserError(f"--set: {error}") from error
 
 
 def registered_lines(plugins: Sequence[str] = ()) -> dict[str, dict[str, str]]:

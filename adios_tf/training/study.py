@@ -153,6 +153,7 @@ def plan(config: StudyConfig) -> list[Run]:
                 folder = Path(config.out, name, method.replace("/", "-"), str(seed))
                 argv = [
                     f"--flagfile={named_file(base)}",
+                    *([f"--plugins={','.join(config.plugins)}"] if config.plugins else []),
                     *flags,
                     f"--seed={seed}",
                     f"--run_dir={folder}",

@@ -16,9 +16,9 @@ import keras
 from adios_tf.encoders import BACKBONES
 
 @BACKBONES.register("test_layer", "for tests of whole runs")
-def one_convolution(name, image_size, in_channels, plan):
+def one_convolution(name, image_size, in_channels, plan, *, width: int = 8):
     x = images = keras.Input((image_size, image_size, in_channels))
-    x = keras.layers.Conv2D(8, 4, strides=4, use_bias=False)(x)
+    x = keras.layers.Conv2D(width, 4, strides=4, use_bias=False)(x)
     x = keras.layers.ReLU()(keras.layers.BatchNormalization(momentum=0.9)(x))
     return keras.Model(images, keras.layers.GlobalAveragePooling2D()(x))
 '''

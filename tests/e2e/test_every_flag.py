@@ -32,7 +32,7 @@ RUNS = {
     --schedule=step --milestones=1 --epochs=2 --accumulate=2 --precision=mixed_bfloat16
     --devices=1 --seed=3 --probe_learning_rate=0.2 --knn_every=1 --knn_train_images=8
     --knn_test_images=4 --picture_every=2 --picture_images=2 --keep_checkpoints=1
-    --checkpoint_steps=1 --allow_changes=seed --nostop_on_collapse""",
+    --checkpoint_steps=1 --set=width=6 --allow_changes=seed --nostop_on_collapse""",
     "sequential": TINY
     + """ --dataset={folder} --skip_broken --batch_size=8 --epochs=1 --warmup_epochs=0
     --objective=byol --ema_base=0.9 --ema_final=0.99 --masking=sequential --num_masks=2

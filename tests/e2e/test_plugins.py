@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_own_objective_masking_and_fill(tmp_path, folder):
     """The file that CONTRIBUTING.md shows lies in the user's folder and trains from there."""
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    code, _ = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
     (tmp_path / "my_components.py").write_text(code)
     words = {"objective": "align_uniform", "masking": "band", "fill": "mirror"}
     command = [sys.executable, str(ROOT / "bin" / "pretrain.py"), "--plugins=my_components"]
