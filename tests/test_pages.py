@@ -2,30 +2,54 @@
 
 import dataclasses
 import re
+import shlex
 import sys
 import types
+import typing
+from importlib import import_module
 from pathlib import Path
 
 import keras
 import pytest
 import tensorflow as tf
 
+from adios_tf import cli
 from adios_tf.data import CATALOG
 from adios_tf.encoders import BACKBONES
-from adios_tf.evaluation.config import EvaluateConfig
+from adios_tf.evaluation.config import joined
 from adios_tf.masking import FILLS, MASKINGS
 from adios_tf.objectives import OBJECTIVES
 from adios_tf.reporting.health import RULES, range_text
-from adios_tf.training.benchmark import BenchmarkConfig
 from adios_tf.training.build import build_pretrainer
 from adios_tf.training.config import PretrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ["docs/fidelity.md", "docs/health.md", "docs/training.md", "docs/data.md"]
-PAGES += ["docs/reliability.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+PAGES += sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
+MADE = {"api.md", "changelog.md", "contributing.md", "notebooks.md"}  # by docs/site_hooks.py
 ABSL = {"flagfile", "help", "recipe", "verbose"}
-PYTEST = {"golden", "doctest"}
-SOAK = {"state", "minutes"}  # of tests/faults/soak_program.py
+# Of pytest, ruff, saved_model_cli, the programs in tests/ and PyTorch's.
+OTHERS = {
+    "golden",
+    "doctest_modules",
+    "select",
+    "dir",
+    "all",
+    "state",
+    "minutes",
+    "seconds",
+    "clients",
+}
+PROGRAMS = {
+    path.stem: import_module(f"adios_tf.programs.{path.stem}")
+    for path in (ROOT / "adios_tf/programs").glob("[a-z]*.py")
+}
+
+
+def settings_of(program):
+    """The dataclass of a program's flags."""
+    hints = typing.get_type_hints(PROGRAMS[program].main)
+    return next(hint for name, hint in hints.items() if name != "return")
 
 
 def text(page):
@@ -38,10 +62,31 @@ def fields(settings):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_flags_exist(page):
-    known = {**fields(PretrainConfig), **fields(EvaluateConfig), **fields(BenchmarkConfig)}
+    known = {n: f for program in PROGRAMS for n, f in fields(settings_of(program)).items()}
     names = {*known, *(f"no{n}" for n, f in known.items() if f.type in (bool, "bool"))}
-    named = set(re.findall(r"--([a-z_]+)", re.sub(r"ruff [^\n]*", "", text(page))))
-    assert named - names - ABSL - PYTEST - SOAK == set()
+    prose = re.sub(r"(ruff|uv|docker) [^\n]*", "", text(page))
+    named = {name.replace("-", "_") for name in re.findall(r"--([a-z][a-z_-]*[a-z])", prose)}
+    assert named - names - ABSL - OTHERS == set()
+
+
+def commands(page):
+    """[(program, arguments)] of the blocks of shell commands."""
+    blocks = re.findall(r"```(?:bash|sh|)\n(.*?)```", text(page), re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    for line in lines:
+        match = re.match(r"(?:\S*python bin/(\w+)\.py|adios-([\w-]+))\b(.*)", line)
+        if match:
+            program = (match[1] or match[2]).replace("-", "_")
+            yield program, shlex.split(match[3], comments=True)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_can_be_parsed(page):
+    for program, arguments in commands(page):
+        # RUN/pretrain.flags is what an import writes.
+        arguments = [one for one in arguments if not one.startswith("--flagfile=RUN")]
+        if "--help" not in arguments:
+            cli.parse(settings_of(program), joined(arguments, "compare"))
 
 
 def test_every_flag_of_pretraining_is_on_its_page_under_its_group():
@@ -62,7 +107,7 @@ def test_tests_exist(page):
 def test_links_lead_somewhere(page):
     folder = (ROOT / page).parent
     for link in re.findall(r"\]\(([^)#:]+)\)", text(page)):
-        assert (folder / link).exists(), link
+        assert (folder / link).exists() or (page.startswith("docs/") and link in MADE), link
 
 
 def test_healthy_ranges():

@@ -123,7 +123,7 @@ def test_the_examples_of_a_page_run(page, run, tmp_path, monkeypatch):
     scope = {"__name__": "page"}
     exec(re.sub('"(RUN|runs/quickstart)"', repr(str(run)), code), scope)
     if page.stem == "README":
-        assert scope["features"].shape[0] == scope["masks"].shape[0] == 4
+        assert scope["features"].shape[0] == scope["masks"].shape[0] == 64
     if page.stem == "export":
         assert scope["features"].shape[0] == 8
         assert scope["masks"].shape == (8, SIDE, SIDE, 3)

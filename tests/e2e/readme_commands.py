@@ -1,4 +1,4 @@
-"""Runs every command and every Python block of the README, shortened (CI calls this).
+"""Runs, shortened, every command of README and docs/results.md, and the README's Python, for CI.
 
 The two set-up lines are CI's own. A command that needs ../shared is skipped where that is missing.
 """
@@ -63,7 +63,7 @@ def shortened(command: list[str], work: Path, number: int, moved: dict[str, str]
 
 
 def write_ten_classes() -> None:
-    """Runs the block of docs/evaluation.md that writes the folder the README evaluates on."""
+    """Runs the block of docs/evaluation.md that writes the folder that results.md evaluates on."""
     text = (ROOT / "docs" / "evaluation.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
     (code,) = [block for block in blocks if "ten_classes" in block]
@@ -72,17 +72,18 @@ def write_ten_classes() -> None:
 
 def main() -> None:
     text = (ROOT / "README.md").read_text()
+    results = (ROOT / "docs" / "results.md").read_text()
     real_images = (ROOT / "../shared/tfds").is_dir()
     if real_images:
         write_ten_classes()
     moved: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as work:
-        for number, command in enumerate(commands(text)):
+        for number, command in enumerate(commands(text + results)):
             needs = ("../shared", "cifar10_short", "ten_classes")
             if not real_images and any(need in part for part in command for need in needs):
                 print("skipped, no ../shared:", shlex.join(command), flush=True)
                 continue
-            assert command[0] == "python", f"README command that is not python: {command}"
+            assert command[0] == "python", f"a command that is not python: {command}"
             short = shortened(command, Path(work), number, moved)
             print("\n$", shlex.join(short), flush=True)
             subprocess.run(short, cwd=ROOT, check=True)
