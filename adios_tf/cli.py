@@ -27,7 +27,7 @@ from typing import Any
 from absl import flags, logging
 from tqdm import tqdm
 
-from adios_tf.errors import Stopped, UserError
+from adios_tf.errors import Stopped, UserError, user_error
 from adios_tf.flagfiles import expand
 from adios_tf.registry import import_plugins, unknown_name
 
@@ -301,9 +301,11 @@ def start(main: Callable[[Any], Any], settings_class: type, doc: str) -> None:
             quiet_tensorflow()
             import_plugins(plugins)
         main(settings)
-    except UserError as error:
+    except Exception as error:
+        if (mistake := user_error(error)) is None:
+            raise
         # Not `print`: a progress bar that the mistake cut short would share its line.
-        tqdm.write(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        tqdm.write(f"{Path(sys.argv[0]).name}: {mistake}", file=sys.stderr)
         sys.exit(2)
     except Stopped as stop:
         tqdm.write(f"{Path(sys.argv[0]).name}: {stop}", file=sys.stderr)

@@ -13,6 +13,17 @@ class NoLabels(UserError):
     """The images have no labels, or one that all of them share, and the work needs some."""
 
 
+def user_error(error: BaseException) -> UserError | None:
+    """Returns the `UserError` that an error is, or that TensorFlow made it of in a data pipeline.
+
+    Of the latter only the text is left.
+    """
+    if isinstance(error, UserError):
+        return error
+    lines = str(error).partition("UserError: ")[2].splitlines()
+    return UserError(lines[0]) if lines else None
+
+
 class Stopped(KeyboardInterrupt):
     """A signal ended the run, and everything done so far is saved: repeat the command to go on.
 

@@ -1,19 +1,66 @@
-"""Image files of a folder: which there are, what they are called, whether they can be read."""
+"""Image files of a folder: which there are, what they are called, and their pixels."""
 
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
-from tqdm import tqdm
 
 from adios_tf.errors import UserError
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 PARTS = ("train", "test", "val", "validation")
-FULL_CHECK = 20_000  # up to so many files every pixel is decoded before the run, else headers
+MAX_PIXELS = 2**26  # of one image: 8192 x 8192; decoding it takes half a gigabyte
+
+# Its content tells what a file is, not its name. Pillow hands some other formats to programs
+# outside, such as EPS to Ghostscript.
+Image.init()
+_FORMATS = [
+    name
+    for name in ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "AVIF", "JPEG2000")
+    if name in Image.OPEN
+]
+# Pillow's doubts are either errors, and told as such, or of no use to anybody.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def shown(path: str | os.PathLike) -> str:
+    """Returns a name as one line that can be printed, whatever bytes it is made of."""
+    text = os.fsencode(path).decode(errors="backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def find_images(root: Path) -> list[Path]:
+    """Returns the image files below a folder, sorted.
+
+    Links are followed, but not in a circle. Names that begin with a dot, and `__MACOSX`, are what
+    programs keep for themselves (thumbnails, copies of metadata) and are left out.
+
+    Raises:
+      UserError: a folder that cannot be read.
+    """
+
+    def below(folder: str, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
+        try:
+            facts = os.stat(folder)
+            own = facts.st_dev, facts.st_ino
+            entries = [] if own in above else list(os.scandir(folder))
+        except OSError as error:
+            raise UserError(f"cannot read the folder {shown(folder)} ({error.strerror})") from error
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name == "__MACOSX":
+                continue
+            # A link that leads nowhere is an image that cannot be read; a pipe is none.
+            if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+                yield from below(entry.path, above | {own})
+            elif entry.name.lower().endswith(IMAGE_ENDINGS) and (
+                os.path.isfile(entry.path) or not os.path.exists(entry.path)
+            ):
+                yield Path(entry.path)
+
+    return sorted(below(os.fspath(root), frozenset()))
 
 
 def list_images(root: Path, split: str) -> tuple[list[Path], list[int], tuple[str, ...]]:
@@ -21,8 +68,8 @@ def list_images(root: Path, split: str) -> tuple[list[Path], list[int], tuple[st
 
     A folder that has nothing but `train`, `test`, `val` or `validation` in it is divided by
     them; any other holds the same images whatever the split is called. Files in folders of
-    their own are labeled by the (sorted) names of these; one file beside them, and nothing is
-    labeled.
+    their own are labeled by the (sorted) names of these, the same in all parts of a divided
+    folder; one file beside them, and nothing is labeled.
 
     Args:
       root: the folder.
@@ -32,31 +79,42 @@ def list_images(root: Path, split: str) -> tuple[list[Path], list[int], tuple[st
       The files, their labels (-1 = none), and the names of the classes, () if there are none.
 
     Raises:
-      UserError: no images, no such split, or a part in brackets that cannot be read.
+      UserError: no images, no such split, a folder divided in part only, or a part in brackets
+        that cannot be read.
     """
-    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_ENDINGS and p.is_file())
-    if not files:
+    rows = [(path.relative_to(root).parts[:-1], path) for path in find_images(root)]
+    if not rows:
         raise UserError(
-            f"{root} holds no images (looked for {', '.join(IMAGE_ENDINGS)} below it): name a "
-            "folder of image files, or of one folder per class"
+            f"{shown(root)} holds no images (looked for {', '.join(IMAGE_ENDINGS)} below it): name "
+            "a folder of image files, or of one folder per class"
         )
-    parts = {p.relative_to(root).parts[0] for p in files if p.parent != root}
+    folders = {place[0] for place, _ in rows if place}
+    parts = sorted(folders & set(PARTS))
     named = split.split("[")[0]
-    divided = bool(parts) and parts <= set(PARTS)
-    if divided and named not in parts:
+    if parts and len(parts) == len(folders):
+        if named not in parts:
+            raise UserError(
+                f"{shown(root)} is divided into {', '.join(parts)} and has no {named!r}: name one "
+                "of these with --train_split or --test_split"
+            )
+        rows = [(place, path) for place, path in rows if place]
+        flat = {place[0] for place, _ in rows if len(place) == 1}
+        classes = {place[1] for place, _ in rows if place[0] not in flat}
+        rows = [(place[1:], path) for place, path in rows if place[0] == named]
+    elif len(parts) > 1:
+        other = shown(min(folders - set(PARTS)))
         raise UserError(
-            f"{root} is divided into {', '.join(sorted(parts))} and has no {named!r}: name one of "
-            "these with --train_split or --test_split"
+            f"{shown(root)} holds {', '.join(parts)} and also {other}: move {other} away, or all "
+            "of them would be taken for classes"
         )
-    if divided:
-        root = root / named
-        files = [p for p in files if root in p.parents]
-    flat = any(p.parent == root for p in files)
-    folders = [p.relative_to(root).parts[0] for p in files]
-    classes = () if flat else tuple(sorted(set(folders)))
-    place = {name: label for label, name in enumerate(classes)}
-    labels = [place.get(folder, -1) for folder in folders]
-    return part_of(files, split), part_of(labels, split), classes
+    else:
+        classes = folders
+    if not all(place for place, _ in rows):
+        classes = set()
+    number = {name: label for label, name in enumerate(sorted(classes))}
+    labels = [number[place[0]] if number else -1 for place, _ in rows]
+    files = [path for _, path in rows]
+    return part_of(files, split), part_of(labels, split), tuple(map(shown, number))
 
 
 def part_of(rows: list, split: str) -> list:
@@ -79,73 +137,57 @@ def part_of(rows: list, split: str) -> list:
         raise UserError(f"split {split!r}: write the part as [FROM:TO], e.g. [:90%]") from error
 
 
-def read_pixels(name: str | bytes | os.PathLike) -> np.ndarray:
-    """Decodes one image file as uint8 [h,w,3]: the first frame, the right way up.
+def try_read(path: str | os.PathLike, header_only: bool = False) -> np.ndarray | str:
+    """Decodes one image file as uint8 [h,w,3]: the first frame, the right way up, without alpha.
 
-    Raises:
-      UserError: the file cannot be read; names it.
+    Gray of 16 bits is divided by 256, as TensorFlow and Pillow do with colors of 16 bits; floats
+    must be in [0,1].
+
+    Returns:
+      The pixels (none of them if only the header is to be read), or why they cannot be had.
     """
-    path = os.fsdecode(name)
+    too_large = f"more than {MAX_PIXELS:,} pixels"
     try:
-        with Image.open(path) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise _broken(path, error) from error
+        with Image.open(path, formats=_FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                return too_large
+            if header_only:
+                return np.empty((0, 0, 3), np.uint8)
+            ImageOps.exif_transpose(image, in_place=True)
+            return _as_uint8(image)
+    except Image.DecompressionBombError:
+        return too_large
+    except Exception as error:  # Pillow's decoders raise what they like
+        text = str(error).replace(repr(os.fspath(path)), "").replace(str(path), "")
+        return shown(" ".join(text.split())) or type(error).__name__
 
 
-def readable(files: Sequence[Path], skip_broken: bool) -> list[int]:
-    """Returns the places of the files that can be read, before a broken one stops a run.
-
-    Every image is decoded, on all cores; among more than 20,000 only the headers are read, and
-    an image that is cut short will be named when its turn comes.
-
-    Args:
-      files: the images.
-      skip_broken: leave unreadable ones out, and say how many, instead of refusing.
-
-    Raises:
-      UserError: an unreadable image, or no readable one.
-    """
-    check = _decodes if len(files) <= FULL_CHECK else _has_header
-    good, broken = [], []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = pool.map(check, files, chunksize=16)
-        for n, error in enumerate(
-            tqdm(results, desc="checking images", total=len(files), delay=2, unit="img")
-        ):
-            if error is None:
-                good.append(n)
-                continue
-            if not skip_broken:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise error
-            broken.append(files[n])
-    if not good:
-        raise UserError(f"none of the {len(files)} images can be read, the first is {files[0]}")
-    if broken:
-        print(f"left out {len(broken)} unreadable images, the first is {broken[0]}")
-    return good
+def _as_uint8(image: Image.Image) -> np.ndarray:
+    if image.mode == "I":
+        raise ValueError("whole numbers of 32 bits, or signed; save it with 8 or 16 bits")
+    if image.mode != "F" and not image.mode.startswith("I;16"):
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    gray = np.asarray(image)
+    if image.mode == "F":
+        if not (gray.min() >= 0 and gray.max() <= 1):
+            raise ValueError(f"floats from {gray.min():g} to {gray.max():g}, not from 0 to 1")
+        gray = np.rint(gray * 255)
+    else:
+        gray = gray >> 8
+    return np.repeat(gray.astype(np.uint8)[..., None], 3, axis=2)
 
 
-def _decodes(path: Path) -> UserError | None:
-    try:
-        read_pixels(path)
-    except UserError as error:
-        return error
-    return None
+def read_pixels(path: str | os.PathLike) -> np.ndarray:
+    """Returns what `try_read` does; raises `UserError`, which names the file, where it cannot."""
+    pixels = try_read(path)
+    if isinstance(pixels, str):
+        raise unreadable(path, pixels)
+    return pixels
 
 
-def _has_header(path: Path) -> UserError | None:
-    try:
-        with Image.open(path):
-            return None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return _broken(path, error)
-
-
-def _broken(path: str | os.PathLike, error: Exception) -> UserError:
-    reason = " ".join(str(error).replace(str(path), "").split()) or type(error).__name__
+def unreadable(path: str | os.PathLike, why: str) -> UserError:
+    """Returns the error for an image that cannot be read."""
     return UserError(
-        f"cannot read image {path} ({reason}): mend or remove it, or pass --skip_broken to leave "
-        "such images out"
+        f"cannot read image {shown(path)} ({why}): mend or remove it, or pass --skip_broken to "
+        "leave such images out"
     )

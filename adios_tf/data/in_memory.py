@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from adios_tf.data.catalog import DatasetInfo
 from adios_tf.data.sources import Examples
-from adios_tf.errors import UserError
+from adios_tf.errors import UserError, user_error
 
 MEASURED_IMAGES = 2000  # normalization and the fingerprint are taken from so many, evenly spread
 LARGEST_SIDE = 224
@@ -54,7 +54,8 @@ def in_memory(images: Any, image_size: int = 0) -> InMemory:
     try:
         some = list(dataset.enumerate().filter(lambda n, _: n % every == 0).map(lambda _, x: x))
     except tf.errors.OpError as error:
-        raise UserError(f"cannot read the images ({_reason(error)})") from error
+        why = user_error(error) or error.message.strip().splitlines()[0]
+        raise UserError(f"cannot read the images ({why})") from error
     if any(image.shape.rank != 3 or image.shape[-1] != 3 for image in some):
         raise UserError("images must be [H,W,3], one of these is not")
     pixels = np.concatenate([np.reshape(image, (-1, 3)) for image in some]) / np.float64(255)
@@ -118,10 +119,3 @@ def _image(*element: Any) -> tf.Tensor:
     if image.dtype == tf.uint8:
         return image
     return tf.ensure_shape(tf.numpy_function(as_uint8, [image], tf.uint8), image.shape)
-
-
-def _reason(error: tf.errors.OpError) -> str:
-    """The line of a `UserError` that was raised within a pipeline, or TensorFlow's own first."""
-    lines = error.message.strip().splitlines()
-    ours = [line.partition("UserError: ")[2] for line in lines if "UserError: " in line]
-    return (ours or lines)[0]

@@ -13,7 +13,8 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from adios_tf.data.catalog import CATALOG, DatasetInfo
-from adios_tf.data.folders import list_images, read_pixels, readable
+from adios_tf.data.checks import check_classes, readable, reader
+from adios_tf.data.folders import list_images, shown
 from adios_tf.errors import UserError
 
 MASK_KEYS = ("instance_mask", "segmentation_mask", "mask")
@@ -173,19 +174,20 @@ def _with_encoded(examples: Examples, dataset: tf.data.Dataset, decode: Callable
 def _folder(info: DatasetInfo, split: str, limit: int, skip_broken: bool) -> Examples:
     files, labels, classes = list_images(Path(info.folder), split)
     if not files:
-        raise UserError(f"split {split!r} of {info.folder} is empty: take a larger part")
+        raise UserError(f"split {split!r} of {shown(info.folder)} is empty: take a larger part")
+    check_classes(info.folder, split, labels, classes)
     if limit and limit < len(files):
         rows = [n * len(files) // limit for n in range(limit)]  # files lie class by class
         files, labels = [files[n] for n in rows], [labels[n] for n in rows]
     good = readable(files, skip_broken)
     files = tuple(str(files[n]) for n in good)
-    names, labels = tf.constant(files), tf.constant([labels[n] for n in good], tf.int64)
+    read, labels = reader(files, skip_broken), tf.constant([labels[n] for n in good], tf.int64)
 
     def decode(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         index = example["index"]
-        image = tf.numpy_function(read_pixels, [names[index]], tf.uint8)
+        image, place = tf.numpy_function(read, [index], (tf.uint8, tf.int64))
         image.set_shape([None, None, 3])
-        return {"image": image, "label": labels[index], "index": index}
+        return {"image": image, "label": labels[tf.ensure_shape(place, [])], "index": index}
 
     dataset = tf.data.Dataset.range(len(files)).map(lambda index: {"index": index})
     examples = Examples(dataset, len(files), len(classes), classes, False, files)

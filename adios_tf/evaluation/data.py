@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from adios_tf.data.catalog import DatasetInfo
+from adios_tf.data.checks import check_leak
 from adios_tf.data.geometry import ImageSpec
 from adios_tf.data.pipeline import evaluation_dataset
 from adios_tf.data.sources import Examples, load_examples
@@ -187,6 +188,7 @@ def open_pair(config: EvaluateConfig, info: DatasetInfo, spec: ImageSpec) -> tup
             f"{info.name}: {train_name} and {test_name} share images; name --train_split and "
             "--test_split such as train[:80%] and train[80%:]"
         )
+    check_leak(train.files, test.files)
     return train, test
 
 
@@ -195,13 +197,14 @@ def _cut(
 ) -> tuple[Split, Split]:
     whole = open_split(config, info, name, 0, spec)
     rows, held = split_validation(whole.labels, FOLDER_TEST_SHARE)
-    limits = config.train_images or None, config.test_images or None
-    return whole.part(_spread(rows, limits[0])), whole.part(_spread(held, limits[1]))
+    rows, held = _spread(rows, config.train_images), _spread(held, config.test_images)
+    check_leak(*([whole.files[n] for n in part] for part in (rows, held)))
+    return whole.part(rows), whole.part(held)
 
 
-def _spread(rows: np.ndarray, limit: int | None) -> np.ndarray:
-    """At most `limit` of the rows, evenly spread: a folder's images stand class by class."""
-    if limit is None or limit >= len(rows):
+def _spread(rows: np.ndarray, limit: int) -> np.ndarray:
+    """At most `limit` rows (0 = all), evenly spread: a folder's images stand class by class."""
+    if not limit or limit >= len(rows):
         return rows
     return rows[np.linspace(0, len(rows) - 1, limit).round().astype(int)]
 

@@ -11,11 +11,11 @@ from urllib.parse import quote
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image, ImageOps
+from PIL import Image
 from tqdm import tqdm
 
 from adios_tf import pretrained
-from adios_tf.data.folders import IMAGE_ENDINGS
+from adios_tf.data.folders import find_images, shown, try_read
 from adios_tf.errors import UserError
 from adios_tf.registry import unknown_name
 from adios_tf.reporting import palette
@@ -26,6 +26,8 @@ KINDS = {"png": ".png", "npz": ".npz", "overlay": ".png"}
 _STATE = "masks.json"
 _THUMBNAIL = 320  # pixels of the longer side of an overlay picture, at most
 _TINT = 0.55
+_FINE = 2048  # larger pictures get the labels of one with sides of at most so many pixels, enlarged
+_READERS = min(8, os.cpu_count() or 1)  # pictures in memory at a time
 
 
 class MaskFiles(NamedTuple):
@@ -74,10 +76,9 @@ def write_masks(
             raise unknown_name("kind of mask file", kind, KINDS)
     if not root.is_dir():
         raise UserError(f"--images={root} is not a folder")
-    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_ENDINGS and p.is_file())
-    files = [p for p in files if out.resolve() not in p.resolve().parents]
+    files = [p for p in find_images(root) if out.resolve() not in p.resolve().parents]
     if not files:
-        raise UserError(f"--images={root} holds no images ({', '.join(IMAGE_ENDINGS)})")
+        raise UserError(f"--images={shown(root)} holds no images: see docs/data.md for their kinds")
     model = pretrained.load(run)
     if model.masker is None:
         raise UserError(f"--run={run} has no masker: it was pretrained without learned masks")
@@ -88,8 +89,8 @@ def write_masks(
     with tqdm(desc="masks", total=len(names), initial=len(names) - len(todo), unit="img") as bar:
         for batch, failed in _answers(model, root, todo, batch_size):
             broken |= failed
-            for name, picture, masks in batch:
-                _write(out, name, picture, masks, kinds)
+            for answer in batch:
+                _write(out, *answer, kinds)
             bar.update(len(batch) + len(failed))
     _write_index(out, root, [name for name in names if name not in broken], broken, model, kinds)
     return MaskFiles(len(todo) - len(broken), len(names) - len(todo), broken, out / "index.html")
@@ -123,63 +124,72 @@ def _is_done(out: Path, name: str, kinds: Sequence[str]) -> bool:
     return all(_path(out, kind, name).exists() for kind in kinds)
 
 
-def _read(path: Path) -> np.ndarray | str:
-    """Returns uint8 [H,W,3], or why there is none."""
-    try:
-        with Image.open(path) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except Exception as error:  # Pillow's decoders raise what they like
-        return " ".join(str(error).split()) or type(error).__name__
+class _Answer(NamedTuple):
+    """Name, size and a small copy [h,w,3] of a picture, and its masks [S,S,N]."""
+
+    name: str
+    size: tuple[int, int]
+    small: np.ndarray
+    masks: np.ndarray
 
 
 def _answers(
     model: pretrained.PretrainedModel, root: Path, names: Sequence[str], batch_size: int
-) -> Iterator[tuple[list[tuple[str, np.ndarray, np.ndarray]], dict[str, str]]]:
-    """Yields ([(name, picture [H,W,3], masks [S,S,N])], {broken name: why}) of each batch."""
+) -> Iterator[tuple[list[_Answer], dict[str, str]]]:
+    """Yields the answers and {broken name: why} of each batch."""
     side = model.image_size
 
     @tf.function(input_signature=[tf.TensorSpec([None, side, side, 3], tf.float32)])
     def answer(images: tf.Tensor) -> tf.Tensor:
         return model.masker(model.normalize(images), training=False)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(_READERS) as pool:
         for start in range(0, len(names), batch_size):
-            part = names[start : start + batch_size]
-            read = dict(zip(part, pool.map(_read, (root / name for name in part)), strict=True))
-            failed = {name: x for name, x in read.items() if isinstance(x, str)}
-            pictures = {name: x for name, x in read.items() if name not in failed}
-            found = []
-            if pictures:
-                resized = [model.resize(x[None]) for x in pictures.values()]
-                masks = answer(tf.concat(resized, axis=0)).numpy()
-                found = list(zip(pictures, pictures.values(), masks, strict=True))
-            yield found, failed
+            part, read, failed = names[start : start + batch_size], [], {}
+            for n in range(0, len(part), _READERS):
+                few = part[n : n + _READERS]
+                pictures = pool.map(try_read, (root / name for name in few))
+                for name, picture in zip(few, pictures, strict=True):
+                    if isinstance(picture, str):
+                        failed[name] = picture
+                        continue
+                    small = Image.fromarray(picture)
+                    small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+                    facts = name, picture.shape[:2], np.asarray(small)
+                    read.append((facts, model.resize(picture[None])))
+            masks = answer(tf.concat([x for _, x in read], axis=0)).numpy() if read else ()
+            yield [_Answer(*x, m) for (x, _), m in zip(read, masks, strict=True)], failed
 
 
-def _labels(picture: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """The mask that hides most at every pixel of the picture: uint8 [H,W], 0 = none."""
-    height, width = picture.shape[:2]
-    enlarged = tf.image.resize(masks[None], (height, width), "bilinear").numpy()
-    return (segmentation(enlarged)[0] + 1).astype(np.uint8)
+def _labels(masks: np.ndarray, size: tuple[int, int]) -> Image.Image:
+    """The mask that hides most at every pixel of a picture of that size: uint8, 0 = none."""
+    sides = [min(side, _FINE) for side in size]
+    enlarged = tf.image.resize(masks[None], sides, "bilinear").numpy()
+    labels = Image.fromarray((segmentation(enlarged)[0] + 1).astype(np.uint8))
+    return labels.resize(size[::-1], Image.Resampling.NEAREST)
 
 
 def _write(
-    out: Path, name: str, picture: np.ndarray, masks: np.ndarray, kinds: Sequence[str]
+    out: Path,
+    name: str,
+    size: tuple[int, int],
+    small: np.ndarray,
+    masks: np.ndarray,
+    kinds: Sequence[str],
 ) -> None:
-    labels = _labels(picture, masks) if {"png", "overlay"} & set(kinds) else None
     for kind in kinds:
         path = _path(out, kind, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(path.name + ".part")
         with fresh.open("wb") as file:
             if kind == "npz":
-                np.savez_compressed(file, masks=masks, size=np.array(picture.shape[:2]))
+                np.savez_compressed(file, masks=masks, size=np.array(size))
             elif kind == "png":
-                image = Image.fromarray(labels)
+                image = _labels(masks, size)
                 image.putpalette(_palette())
                 image.save(file, "PNG", optimize=True)
             else:
-                _overlay(picture, labels).save(file, "PNG")
+                _overlay(small, masks).save(file, "PNG")
         fresh.replace(path)
 
 
@@ -188,12 +198,11 @@ def _palette() -> list[int]:
     return [value for color in colors for value in color]
 
 
-def _overlay(picture: np.ndarray, labels: np.ndarray) -> Image.Image:
-    colors = np.array(_palette(), np.float32).reshape(-1, 3)[labels]
-    tint = np.where(labels[..., None] > 0, _TINT, 0.0)
-    image = Image.fromarray(np.round(picture * (1 - tint) + colors * tint).astype(np.uint8))
-    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    return image
+def _overlay(small: np.ndarray, masks: np.ndarray) -> Image.Image:
+    labels = np.asarray(_labels(masks, small.shape[:2]))[..., None]
+    colors = np.array(_palette(), np.float32).reshape(-1, 3)[labels[..., 0]]
+    tint = np.where(labels > 0, _TINT, 0.0)
+    return Image.fromarray(np.round(small * (1 - tint) + colors * tint).astype(np.uint8))
 
 
 _SHEET = """<style>
@@ -217,24 +226,25 @@ def _write_index(
         f'<span class="slot" style="background:{palette.slot(n)}"></span>mask {n}'
         for n in range(slots)
     )
-    shown = []
+    figures = []
     for name in names:
         links = " ".join(
-            f'<a href="{quote(_path(Path(), kind, name).as_posix())}">{kind}</a>' for kind in kinds
+            f'<a href="{quote(bytes(_path(Path(), kind, name)))}">{kind}</a>' for kind in kinds
         )
         image = ""
         if "overlay" in kinds:
-            source = quote(_path(Path(), "overlay", name).as_posix())
-            image = f'<img loading="lazy" src="{source}" alt="masks of {escape(name)}">'
-        shown.append(f"<figure>{image}<figcaption>{escape(name)} {links}</figcaption></figure>")
+            source = quote(bytes(_path(Path(), "overlay", name)))
+            image = f'<img loading="lazy" src="{source}" alt="masks of {escape(shown(name))}">'
+        caption = f"<figcaption>{escape(shown(name))} {links}</figcaption>"
+        figures.append(f"<figure>{image}{caption}</figure>")
     parts = [
         _SHEET,
-        f"<h1>Masks of {escape(root.name)}</h1>",
+        f"<h1>Masks of {escape(shown(root.name))}</h1>",
         paragraph(f"{len(names)} images, {slots} masks each; color = the mask that hides most."),
         f"<p>{legend}</p>",
-        f'<div class="sheet">{"".join(shown)}</div>',
+        f'<div class="sheet">{"".join(figures)}</div>',
     ]
     if broken:
-        lines = "\n".join(f"{name}: {why}" for name, why in broken.items())
+        lines = "\n".join(f"{shown(name)}: {why}" for name, why in broken.items())
         parts.append(section(f"{len(broken)} images could not be read", code(lines)))
-    (out / "index.html").write_text(page(f"Masks of {root.name}", *parts))
+    (out / "index.html").write_text(page(f"Masks of {shown(root.name)}", *parts))

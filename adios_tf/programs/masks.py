@@ -30,6 +30,7 @@ class Settings:
 def main(settings: Settings) -> None:
     """Does what the module says; raises `UserError`."""
     cli.quiet_tensorflow()
+    from adios_tf.data.folders import shown
     from adios_tf.exporting.mask_files import write_masks
 
     if not (settings.run and settings.images and settings.out):
@@ -44,7 +45,7 @@ def main(settings: Settings) -> None:
     )
     print(f"{done.done} images, {done.kept} were there already, {len(done.broken)} broken")
     for name, reason in done.broken.items():
-        print(f"cannot read {name}: {reason}")
+        print(f"cannot read {shown(name)}: {reason}")
     print(f"contact sheet: {done.index}")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from adios_tf.errors import UserError
+from adios_tf.errors import UserError, user_error
 
 _WRITING = (
     errno.ENOSPC,
@@ -38,7 +38,10 @@ def _not_written(error: Exception, folder: Path) -> str | None:
 
 @contextlib.contextmanager
 def explained(folder: Path, last_saved: Callable[[], Path | None]) -> Iterator[None]:
-    """Turns a full disk, a folder that cannot be written and a lack of memory into `UserError`.
+    """Turns what the machine or the data do to a run into `UserError`.
+
+    These are a full disk, a folder that cannot be written, a lack of memory, and an image that
+    cannot be read any more.
 
     Args:
       folder: the run's.
@@ -49,6 +52,8 @@ def explained(folder: Path, last_saved: Callable[[], Path | None]) -> Iterator[N
     except (OSError, tf.errors.OpError, MemoryError) as error:
         saved = last_saved()
         then = f"the run goes on from {saved.name}" if saved else "it starts anew"
+        if (mistake := user_error(error)) is not None:
+            raise UserError(f"{mistake}; {then}") from error
         reason = _not_written(error, folder)
         if reason is not None:
             raise UserError(

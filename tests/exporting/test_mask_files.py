@@ -1,6 +1,9 @@
+import os
+
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 import adios_tf
@@ -10,7 +13,10 @@ from adios_tf.errors import UserError
 from adios_tf.exporting import mask_files
 from adios_tf.exporting.mask_files import write_masks
 from adios_tf.nets import build_unet
+from adios_tf.programs.masks import Settings
+from adios_tf.programs.masks import main as program
 from adios_tf.reporting import palette
+from adios_tf.reporting.panels import segmentation
 
 SIDE = 16
 
@@ -72,6 +78,30 @@ def test_every_kind_of_file(run, folder, tmp_path):
     assert "two<.jpg" not in sheet
     assert "broken.jpg" in sheet
     assert not list(out.rglob("*.part"))
+
+
+def test_names_that_are_not_utf_8_16_bits_and_large_pictures(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(mask_files, "_FINE", 24)
+    root, out = tmp_path / os.fsdecode(b"r\xff"), tmp_path / "out"
+    root.mkdir()
+    deep = np.arange(0, 60 * 40 * 20, 20, dtype=np.uint16).reshape(60, 40)
+    Image.fromarray(deep).save(root / os.fsdecode(b"d\xe9.png"))
+    (root / os.fsdecode(b"b\xe9.png")).write_bytes(b"no image")
+    given = Settings(run=str(run), images=str(root), out=str(out), kinds=("png", "npz", "overlay"))
+    program(given)
+    assert "1 images, 0 were there already, 1 broken\ncannot read b\\xe9.png: cannot identify" in (
+        capsys.readouterr().out
+    )
+    stored = np.load(out / "npz" / os.fsdecode(b"d\xe9.png.npz"))["masks"]
+    picture = np.dstack([deep // 256] * 3).astype(np.uint8)
+    np.testing.assert_allclose(stored, adios_tf.load(run).masks(picture[None])[0], atol=1e-5)
+    labels = np.asarray(Image.open(out / "png" / os.fsdecode(b"d\xe9.png.png")))
+    assert labels.shape == (60, 40)
+    fine = tf.image.resize(stored[None], (60, 40), "bilinear").numpy()
+    assert (labels == segmentation(fine)[0] + 1).mean() > 0.85
+    sheet = (out / "index.html").read_text()
+    assert 'src="overlay/d%E9.png.png"' in sheet
+    assert "b\\xe9.png: " in sheet
 
 
 def test_it_goes_on_where_it_stopped(run, folder, tmp_path, monkeypatch):
