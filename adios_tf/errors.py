@@ -14,10 +14,7 @@ class NoLabels(UserError):
 
 
 def user_error(error: BaseException) -> UserError | None:
-    """Returns the `UserError` that an error is, or that TensorFlow made it of in a data pipeline.
-
-    Of the latter only the text is left.
-    """
+    """Returns the `UserError` that this is, or of which a data pipeline left the text only."""
     if isinstance(error, UserError):
         return error
     lines = str(error).partition("UserError: ")[2].splitlines()

@@ -1,16 +1,16 @@
 """What is found out about the images of a folder before a run, and done about them during it."""
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from adios_tf.data.folders import PARTS, read_pixels, shown, try_read, unreadable
+from adios_tf.data.folders import PARTS, read_pixels, shown, unreadable
 from adios_tf.errors import UserError
 
 FULL_CHECK = 20_000  # up to so many files every pixel is looked at before the run, else headers
@@ -18,39 +18,32 @@ ALIKE = 0.995  # correlation of gray pictures of 16 x 16: they differ by 10 % of
 STAND_INS = 100
 _ROWS = 1024
 
-
-class Look(NamedTuple):
-    """Of a decoded image: whether it has one color only, and its gray, [256], of length 1."""
-
-    plain: bool
-    gray: np.ndarray
+say = functools.cache(tqdm.write)  # a line once, however often the same images are opened
 
 
-@functools.cache
-def say(line: str) -> None:
-    """Prints a line, once however often the same images are opened."""
-    tqdm.write(line)
+def look(path: str | os.PathLike) -> np.ndarray | str:
+    """Decodes an image, once as long as its file stays as it is.
+
+    Returns:
+      Its gray [256] of mean 0 and length 1, [0] of an image of one color; or why it is unreadable.
+    """
+    state = None
+    with contextlib.suppress(OSError):
+        state = os.stat(path).st_size, os.stat(path).st_mtime_ns
+    return _look(os.fspath(path), state)
 
 
 @functools.lru_cache(2 * FULL_CHECK)
-def _look(path: str, state: tuple[int, int] | None) -> Look | str:
-    pixels = try_read(path)
+def _look(path: str, state: tuple[int, int] | None) -> np.ndarray | str:
+    pixels = read_pixels(path)
     if isinstance(pixels, str):
         return pixels
+    if (pixels == pixels[0, 0]).all():
+        return np.zeros(0, np.float32)
     small = Image.fromarray(pixels).convert("L").resize((16, 16), Image.Resampling.BOX)
     gray = np.asarray(small, np.float32).reshape(-1)
     gray = gray - gray.mean()
-    plain = not gray.any() and bool((pixels == pixels[0, 0]).all())
-    return Look(plain, gray / max(np.linalg.norm(gray), 1e-6))
-
-
-def look(path: str | os.PathLike) -> Look | str:
-    """Decodes an image, once as long as its file stays as it is; or returns why it cannot."""
-    try:
-        facts = os.stat(path)
-    except OSError:
-        return _look(os.fspath(path), None)
-    return _look(os.fspath(path), (facts.st_size, facts.st_mtime_ns))
+    return gray / max(np.linalg.norm(gray), 1e-6)
 
 
 def readable(files: Sequence[str | os.PathLike], skip_broken: bool) -> list[int]:
@@ -66,22 +59,22 @@ def readable(files: Sequence[str | os.PathLike], skip_broken: bool) -> list[int]
     Raises:
       UserError: an unreadable image, or no readable one.
     """
-    check = look if len(files) <= FULL_CHECK else functools.partial(try_read, header_only=True)
+    check = look if len(files) <= FULL_CHECK else functools.partial(read_pixels, header_only=True)
     good, broken, plain = [], [], []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = pool.map(check, files, chunksize=16)
         for n, found in enumerate(
             tqdm(results, desc="checking images", total=len(files), delay=2, unit="img")
         ):
-            if not isinstance(found, str):
-                good.append(n)
-                if isinstance(found, Look) and found.plain:
-                    plain.append(files[n])
+            if isinstance(found, str):
+                if not skip_broken:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise unreadable(files[n], found)
+                broken.append(files[n])
                 continue
-            if not skip_broken:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise unreadable(files[n], found)
-            broken.append(files[n])
+            good.append(n)
+            if found.shape == (0,):
+                plain.append(files[n])
     if not good:
         raise UserError(
             f"none of the {len(files)} images can be read, the first is {shown(files[0])}"
@@ -116,10 +109,8 @@ def check_leak(train: Sequence[str], test: Sequence[str]) -> None:
     """
     if max(len(train), len(test)) > FULL_CHECK:
         return
-    one, other = (
-        {file: x.gray for file in part if isinstance(x := look(file), Look) and not x.plain}
-        for part in (train, test)
-    )
+    looks = [{file: look(file) for file in part} for part in (train, test)]
+    one, other = ({f: x for f, x in part.items() if np.shape(x) == (256,)} for part in looks)
     names, known, found = list(one), np.array(list(one.values())).T, []
     for start in range(0, len(other) if one else 0, _ROWS):
         files = list(other)[start : start + _ROWS]
@@ -143,12 +134,12 @@ def reader(files: Sequence[str], skip_broken: bool) -> Callable[[int], tuple[np.
     broken: set[int] = set()
 
     def read(place: int) -> tuple[np.ndarray, np.int64]:
-        if not skip_broken:
-            return read_pixels(files[place]), np.int64(place)
         for n in (np.arange(place, place + STAND_INS) % len(files)).tolist():
-            pixels = try_read(files[n])
+            pixels = read_pixels(files[n])
             if not isinstance(pixels, str):
                 return pixels, np.int64(n)
+            if not skip_broken:
+                raise unreadable(files[n], pixels)
             if n not in broken:
                 broken.add(n)
                 if len(broken) & (len(broken) - 1) == 0:  # 1, 2, 4, ...: few lines for many

@@ -17,11 +17,7 @@ MAX_PIXELS = 2**26  # of one image: 8192 x 8192; decoding it takes half a gigaby
 # Its content tells what a file is, not its name. Pillow hands some other formats to programs
 # outside, such as EPS to Ghostscript.
 Image.init()
-_FORMATS = [
-    name
-    for name in ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "AVIF", "JPEG2000")
-    if name in Image.OPEN
-]
+_FORMATS = {"JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "AVIF", "JPEG2000"} & set(Image.OPEN)
 # Pillow's doubts are either errors, and told as such, or of no use to anybody.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
@@ -35,32 +31,27 @@ def shown(path: str | os.PathLike) -> str:
 def find_images(root: Path) -> list[Path]:
     """Returns the image files below a folder, sorted.
 
-    Links are followed, but not in a circle. Names that begin with a dot, and `__MACOSX`, are what
-    programs keep for themselves (thumbnails, copies of metadata) and are left out.
-
-    Raises:
-      UserError: a folder that cannot be read.
+    Links are followed, but not in a circle. Hidden names and `__MACOSX` are left out. Raises
+    `UserError` for a folder that cannot be read.
     """
 
-    def below(folder: str, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
+    def below(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
+        own = folder.resolve()
         try:
-            facts = os.stat(folder)
-            own = facts.st_dev, facts.st_ino
             entries = [] if own in above else list(os.scandir(folder))
         except OSError as error:
-            raise UserError(f"cannot read the folder {shown(folder)} ({error.strerror})") from error
+            raise UserError(f"cannot read folder {shown(folder)} ({error.strerror})") from error
         for entry in entries:
             if entry.name.startswith(".") or entry.name == "__MACOSX":
                 continue
+            path = Path(entry.path)
+            if path.is_dir() if entry.is_symlink() else entry.is_dir():
+                yield from below(path, above | {own})
             # A link that leads nowhere is an image that cannot be read; a pipe is none.
-            if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
-                yield from below(entry.path, above | {own})
-            elif entry.name.lower().endswith(IMAGE_ENDINGS) and (
-                os.path.isfile(entry.path) or not os.path.exists(entry.path)
-            ):
-                yield Path(entry.path)
+            elif path.suffix.lower() in IMAGE_ENDINGS and (path.is_file() or not path.exists()):
+                yield path
 
-    return sorted(below(os.fspath(root), frozenset()))
+    return sorted(below(root, frozenset()))
 
 
 def list_images(root: Path, split: str) -> tuple[list[Path], list[int], tuple[str, ...]]:
@@ -68,8 +59,8 @@ def list_images(root: Path, split: str) -> tuple[list[Path], list[int], tuple[st
 
     A folder that has nothing but `train`, `test`, `val` or `validation` in it is divided by
     them; any other holds the same images whatever the split is called. Files in folders of
-    their own are labeled by the (sorted) names of these, the same in all parts of a divided
-    folder; one file beside them, and nothing is labeled.
+    their own are labeled by the (sorted) names of these, in all parts alike; one file beside
+    them, and nothing is labeled.
 
     Args:
       root: the folder.
@@ -79,8 +70,7 @@ def list_images(root: Path, split: str) -> tuple[list[Path], list[int], tuple[st
       The files, their labels (-1 = none), and the names of the classes, () if there are none.
 
     Raises:
-      UserError: no images, no such split, a folder divided in part only, or a part in brackets
-        that cannot be read.
+      UserError: no images, no such split, folders beside these, or an unreadable part in brackets.
     """
     rows = [(path.relative_to(root).parts[:-1], path) for path in find_images(root)]
     if not rows:
@@ -102,10 +92,9 @@ def list_images(root: Path, split: str) -> tuple[list[Path], list[int], tuple[st
         classes = {place[1] for place, _ in rows if place[0] not in flat}
         rows = [(place[1:], path) for place, path in rows if place[0] == named]
     elif len(parts) > 1:
-        other = shown(min(folders - set(PARTS)))
         raise UserError(
-            f"{shown(root)} holds {', '.join(parts)} and also {other}: move {other} away, or all "
-            "of them would be taken for classes"
+            f"{shown(root)} holds {', '.join(parts)} and also {shown(min(folders - set(PARTS)))}: "
+            "move that away, or all of them would be taken for classes"
         )
     else:
         classes = folders
@@ -137,7 +126,7 @@ def part_of(rows: list, split: str) -> list:
         raise UserError(f"split {split!r}: write the part as [FROM:TO], e.g. [:90%]") from error
 
 
-def try_read(path: str | os.PathLike, header_only: bool = False) -> np.ndarray | str:
+def read_pixels(path: str | os.PathLike, header_only: bool = False) -> np.ndarray | str:
     """Decodes one image file as uint8 [h,w,3]: the first frame, the right way up, without alpha.
 
     Gray of 16 bits is divided by 256, as TensorFlow and Pillow do with colors of 16 bits; floats
@@ -148,7 +137,7 @@ def try_read(path: str | os.PathLike, header_only: bool = False) -> np.ndarray |
     """
     too_large = f"more than {MAX_PIXELS:,} pixels"
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with Image.open(path, formats=sorted(_FORMATS)) as image:
             if image.width * image.height > MAX_PIXELS:
                 return too_large
             if header_only:
@@ -158,31 +147,22 @@ def try_read(path: str | os.PathLike, header_only: bool = False) -> np.ndarray |
     except Image.DecompressionBombError:
         return too_large
     except Exception as error:  # Pillow's decoders raise what they like
-        text = str(error).replace(repr(os.fspath(path)), "").replace(str(path), "")
+        text = getattr(error, "strerror", None) or str(error).replace(repr(os.fspath(path)), "")
         return shown(" ".join(text.split())) or type(error).__name__
 
 
 def _as_uint8(image: Image.Image) -> np.ndarray:
     if image.mode == "I":
         raise ValueError("whole numbers of 32 bits, or signed; save it with 8 or 16 bits")
-    if image.mode != "F" and not image.mode.startswith("I;16"):
-        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-    gray = np.asarray(image)
-    if image.mode == "F":
-        if not (gray.min() >= 0 and gray.max() <= 1):
-            raise ValueError(f"floats from {gray.min():g} to {gray.max():g}, not from 0 to 1")
-        gray = np.rint(gray * 255)
+    if image.mode.startswith("I;16"):
+        gray = np.asarray(image) >> 8
+    elif image.mode == "F":
+        gray = np.rint(np.asarray(image) * 255)
+        if not (gray.min() >= 0 and gray.max() <= 255):
+            raise ValueError("floats beyond 0 to 1; save it with 8 or 16 bits")
     else:
-        gray = gray >> 8
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     return np.repeat(gray.astype(np.uint8)[..., None], 3, axis=2)
-
-
-def read_pixels(path: str | os.PathLike) -> np.ndarray:
-    """Returns what `try_read` does; raises `UserError`, which names the file, where it cannot."""
-    pixels = try_read(path)
-    if isinstance(pixels, str):
-        raise unreadable(path, pixels)
-    return pixels
 
 
 def unreadable(path: str | os.PathLike, why: str) -> UserError:

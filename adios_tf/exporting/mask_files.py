@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from adios_tf import pretrained
-from adios_tf.data.folders import find_images, shown, try_read
+from adios_tf.data.folders import find_images, read_pixels, shown
 from adios_tf.errors import UserError
 from adios_tf.registry import unknown_name
 from adios_tf.reporting import palette
@@ -124,19 +124,10 @@ def _is_done(out: Path, name: str, kinds: Sequence[str]) -> bool:
     return all(_path(out, kind, name).exists() for kind in kinds)
 
 
-class _Answer(NamedTuple):
-    """Name, size and a small copy [h,w,3] of a picture, and its masks [S,S,N]."""
-
-    name: str
-    size: tuple[int, int]
-    small: np.ndarray
-    masks: np.ndarray
-
-
 def _answers(
     model: pretrained.PretrainedModel, root: Path, names: Sequence[str], batch_size: int
-) -> Iterator[tuple[list[_Answer], dict[str, str]]]:
-    """Yields the answers and {broken name: why} of each batch."""
+) -> Iterator[tuple[list[tuple], dict[str, str]]]:
+    """Yields [(name, size, small copy [h,w,3], masks [S,S,N])] and {broken name: why}."""
     side = model.image_size
 
     @tf.function(input_signature=[tf.TensorSpec([None, side, side, 3], tf.float32)])
@@ -148,17 +139,17 @@ def _answers(
             part, read, failed = names[start : start + batch_size], [], {}
             for n in range(0, len(part), _READERS):
                 few = part[n : n + _READERS]
-                pictures = pool.map(try_read, (root / name for name in few))
+                pictures = pool.map(read_pixels, (root / name for name in few))
                 for name, picture in zip(few, pictures, strict=True):
                     if isinstance(picture, str):
                         failed[name] = picture
                         continue
                     small = Image.fromarray(picture)
                     small.thumbnail((_THUMBNAIL, _THUMBNAIL))
-                    facts = name, picture.shape[:2], np.asarray(small)
-                    read.append((facts, model.resize(picture[None])))
-            masks = answer(tf.concat([x for _, x in read], axis=0)).numpy() if read else ()
-            yield [_Answer(*x, m) for (x, _), m in zip(read, masks, strict=True)], failed
+                    resized = model.resize(picture[None])
+                    read.append((name, picture.shape[:2], np.asarray(small), resized))
+            masks = answer(tf.concat([x[-1] for x in read], axis=0)).numpy() if read else ()
+            yield [(*x[:-1], m) for x, m in zip(read, masks, strict=True)], failed
 
 
 def _labels(masks: np.ndarray, size: tuple[int, int]) -> Image.Image:
@@ -169,14 +160,7 @@ def _labels(masks: np.ndarray, size: tuple[int, int]) -> Image.Image:
     return labels.resize(size[::-1], Image.Resampling.NEAREST)
 
 
-def _write(
-    out: Path,
-    name: str,
-    size: tuple[int, int],
-    small: np.ndarray,
-    masks: np.ndarray,
-    kinds: Sequence[str],
-) -> None:
+def _write(out: Path, name: str, size: tuple, small: np.ndarray, masks: np.ndarray, kinds) -> None:
     for kind in kinds:
         path = _path(out, kind, name)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -199,9 +183,9 @@ def _palette() -> list[int]:
 
 
 def _overlay(small: np.ndarray, masks: np.ndarray) -> Image.Image:
-    labels = np.asarray(_labels(masks, small.shape[:2]))[..., None]
-    colors = np.array(_palette(), np.float32).reshape(-1, 3)[labels[..., 0]]
-    tint = np.where(labels > 0, _TINT, 0.0)
+    labels = np.asarray(_labels(masks, small.shape[:2]))
+    colors = np.array(_palette(), np.float32).reshape(-1, 3)[labels]
+    tint = np.where(labels[..., None] > 0, _TINT, 0.0)
     return Image.fromarray(np.round(small * (1 - tint) + colors * tint).astype(np.uint8))
 
 

@@ -38,10 +38,7 @@ def _not_written(error: Exception, folder: Path) -> str | None:
 
 @contextlib.contextmanager
 def explained(folder: Path, last_saved: Callable[[], Path | None]) -> Iterator[None]:
-    """Turns what the machine or the data do to a run into `UserError`.
-
-    These are a full disk, a folder that cannot be written, a lack of memory, and an image that
-    cannot be read any more.
+    """Turns a full disk, a read-only folder, a lack of memory or of an image into `UserError`.
 
     Args:
       folder: the run's.
