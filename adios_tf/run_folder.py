@@ -15,6 +15,7 @@ report.html         all of it on one page
 """
 
 import json
+import math
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -45,7 +46,13 @@ def _three(low: float, high: float = 1000) -> Rule:
 
 _TEXT: Rule = (lambda value: isinstance(value, str), "a text")
 _TEXTS: Rule = (lambda v: isinstance(v, list) and all(map(_TEXT[0], v)), "a list of texts")
-# What the readers of a model's info.json rely on.
+_NUMBER: Rule = (lambda v: v is None or type(v) in (int, float), "a number or null")
+_OBJECT: Rule = (lambda v: isinstance(v, dict), "an object")
+_CHANGED: Rule = (
+    lambda v: isinstance(v, dict) and all(_TEXTS[0](c) and len(c) == 2 for c in v.values()),
+    "an object of [value so far, value now]",
+)
+# What the readers rely on: of info.json, and of a line or a row of the others.
 _REQUIRED = {"image_size": _whole(1, 16384), "mean": _three(-1000), "std": _three(1e-6)}
 _FACTS = {
     **_REQUIRED,
@@ -54,6 +61,28 @@ _FACTS = {
     **dict.fromkeys("recipe source commit".split(), _TEXT),
     **dict.fromkeys(("class_names", "untrained_parts"), _TEXTS),
 }
+_CHANGE = {"step": _whole(0), "flags": _CHANGED}
+_ROW = {
+    **dict.fromkeys("protocol dataset variant metric command recipe label".split(), _TEXT),
+    **dict.fromkeys(("value", "std", "seconds"), _NUMBER),
+    "values": (lambda v: isinstance(v, list), "a list"),
+    "settings": _OBJECT,
+}
+
+
+def _checked(
+    value: Any, rules: Mapping[str, Rule], required: Iterable[str], where: str, mend: str
+) -> dict[str, Any]:
+    """Returns an object whose facts are what they must be; keys without a rule are free."""
+    if not isinstance(value, dict):
+        raise UserError(f"{where} must be a JSON object: {mend}")
+    if missing := [key for key in required if key not in value]:
+        raise UserError(f"{where} does not tell {missing[0]}, {rules[missing[0]][1]}: {mend}")
+    for key, (holds, allowed) in rules.items():
+        if key in value and not holds(value[key]):
+            shown = textwrap.shorten(repr(value[key]), 60, placeholder="...")
+            raise UserError(f"{where}: {key} is {shown}, but must be {allowed}: {mend}")
+    return value
 
 
 def checked_info(info: Any, file: Path) -> dict[str, Any]:
@@ -63,15 +92,7 @@ def checked_info(info: Any, file: Path) -> dict[str, Any]:
       UserError: a fact is missing or impossible; it names the file, the key and what is allowed.
     """
     mend = "mend it, or export or train the model anew"
-    if not isinstance(info, dict):
-        raise UserError(f"{file} must hold one JSON object: {mend}")
-    for key, (holds, allowed) in _FACTS.items():
-        if key not in info and key in _REQUIRED:
-            raise UserError(f"{file} does not tell {key}, {allowed}: {mend}")
-        if key in info and not holds(info[key]):
-            shown = textwrap.shorten(repr(info[key]), 60, placeholder="...")
-            raise UserError(f"{file}: {key} is {shown}, but must be {allowed}: {mend}")
-    return info
+    return _checked(info, _FACTS, _REQUIRED, str(file), mend)
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -86,9 +107,24 @@ def read_json(file: Path) -> dict[str, Any]:
         value = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{file} is not JSON ({error}): delete it to leave it out") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{file} must hold one JSON object: delete it to leave it out")
-    return value
+    return _checked(value, {}, (), str(file), "delete it to leave it out")
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """Returns what an evaluation wrote into its folder; its `rows` are records of `Row`.
+
+    Raises:
+      UserError: nothing there, or damaged.
+    """
+    file = folder / RESULTS
+    found = read_json(file)
+    if not isinstance(found.get("rows"), list):
+        raise UserError(f"{file} holds no results: run bin/evaluate.py on it first")
+    for number, row in enumerate(found["rows"], start=1):
+        where, rules = f"{file}, row {number}", _ROW | {"examples": _whole(0)}
+        _checked(row, rules, _ROW, where, "delete the file and evaluate anew")
+        row["value"] = math.nan if row["value"] is None else row["value"]
+    return found
 
 
 class RunFolder:
@@ -150,7 +186,9 @@ class RunFolder:
         """Returns {flag: value} of flags.txt, as changed since."""
         pairs = (re.fullmatch(r"--?(\w+)(?:=(.*))?", line.strip()) for line in self.flag_lines())
         settings = {p[1]: "true" if p[2] is None else p[2] for p in pairs if p}
-        for change in read_jsonl(self.changes):
+        for number, change in enumerate(read_jsonl(self.changes), start=1):
+            where = f"{self.changes}, record {number}"
+            change = _checked(change, _CHANGE, _CHANGE, where, "mend or delete it")
             settings |= {flag: now for flag, (_, now) in change["flags"].items()}
         return settings
 
@@ -162,8 +200,10 @@ class RunFolder:
         """Returns the records of metrics.jsonl, one per epoch."""
         records = read_jsonl(self.metrics)
         for number, record in enumerate(records, start=1):
-            if not isinstance(record, dict) or "epoch" not in record:
-                raise UserError(f"{self.metrics}, record {number} has no epoch: mend or delete it")
+            rules = dict.fromkeys(record, _NUMBER) if isinstance(record, dict) else {}
+            rules |= {"epoch": _whole(0), "step": _whole(0)}
+            where = f"{self.metrics}, record {number}"
+            _checked(record, rules, ["epoch"], where, "mend or delete it")
         return records
 
     def add_record(self, record: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -60,9 +61,12 @@ def load_runs(paths: Sequence[str]) -> list[RunScores]:
         folders[path] = found
     settings = {path: RunFolder(path).settings() for path in folders}
     groups = group_names(settings)
+    seeds = {path: flags.get("seed", "0") for path, flags in settings.items()}
+    for path, seed in seeds.items():
+        if not re.fullmatch(r"-?\d+", seed):
+            raise UserError(f"{RunFolder(path).flags}: --seed={seed} is no whole number: mend it")
     return [
-        run_scores(found, path, groups[path], int(settings[path].get("seed", 0)))
-        for path, found in folders.items()
+        run_scores(found, path, groups[path], int(seeds[path])) for path, found in folders.items()
     ]
 
 

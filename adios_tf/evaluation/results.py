@@ -3,8 +3,8 @@
 import csv
 import dataclasses
 import io
-import json
 import shlex
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 from adios_tf.errors import UserError
 from adios_tf.evaluation.significance import RunScores
 from adios_tf.reporting.tables import format_table, write_json, write_text
-from adios_tf.run_folder import RESULTS
+from adios_tf.run_folder import RESULTS, read_results
 
 TABLE, CSV, CORRECT = "table.txt", "results.csv", "correct.npz"
 
@@ -143,21 +143,11 @@ def _load_correct(folder: Path) -> dict[str, np.ndarray]:
     file = folder / CORRECT
     if not file.exists():
         return {}
-    with np.load(file) as packed:
-        return {name: packed[name] for name in packed.files}
-
-
-def read_results(folder: Path) -> dict[str, Any]:
-    """Returns what `write_results` wrote.
-
-    Raises:
-      UserError: nothing there, or damaged.
-    """
-    file = folder / RESULTS
     try:
-        return json.loads(file.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"cannot read {file} ({error}): run bin/evaluate.py on it first") from error
+        with np.load(file) as packed:
+            return {name: packed[name].astype(np.uint8) for name in packed.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{file} is damaged ({error}): delete it and evaluate anew") from error
 
 
 def run_scores(folders: Sequence[Path], name: str, group: str, seed: int) -> RunScores:
@@ -168,6 +158,6 @@ def run_scores(folders: Sequence[Path], name: str, group: str, seed: int) -> Run
         for record in read_results(folder)["rows"]:
             recipe = record["recipe"]
             values[recipe], labels[recipe] = record["value"], record["label"]
-            if recipe in bits:
+            if recipe in bits and "examples" in record:
                 correct[recipe] = np.unpackbits(bits[recipe], count=record["examples"]).astype(bool)
     return RunScores(name, group, seed, values, correct, labels)

@@ -148,7 +148,8 @@ def _results(known: dict[str, Any]) -> list[str]:
         lines += [f"| {key} | {format_value(value)} |" for key, value in numbers.items()]
         lines += [""]
     for name, content in (known.get("evaluations") or {}).items():
-        rows = content.get("rows", [])
+        rows = content.get("rows")
+        rows = rows if isinstance(rows, list) else []
         rows = [row for row in rows if isinstance(row, dict) and "value" in row]
         if rows:
             heading = ["| protocol | metric | value |", "|---|---|---|"]

@@ -206,7 +206,7 @@ def _panels(folder: Path) -> str:
     def order(file: Path) -> list[Any]:
         return [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", file.stem)]
 
-    files = sorted(folder.glob("mask*.png"), key=order)
+    files = sorted(filter(Path.is_file, folder.glob("mask*.png")), key=order)
     if not files:
         return section("Masks", paragraph("No mask pictures: none are drawn yet.", "note"))
 

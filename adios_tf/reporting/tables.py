@@ -149,15 +149,19 @@ def read_jsonl(path: Path | str) -> list[dict[str, Any]]:
     path = Path(path)
     if not path.exists():
         return []
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror}): move it away") from error
     # Not splitlines: a JSON string may hold other characters that count as line breaks.
-    *lines, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    *lines, _ = text.split("\n")
     records = []
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
                 records.append(json.loads(line))
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise UserError(
-                    f"{path}, line {number} is not JSON ({error.msg}): mend or delete that line"
+                    f"{path}, line {number} is not JSON ({error}): mend or delete that line"
                 ) from error
     return records

@@ -1,5 +1,6 @@
 """From settings to networks: encoder, objective, masking, optimizers, Pretrainer."""
 
+import contextlib
 import dataclasses
 import tempfile
 from pathlib import Path
@@ -55,7 +56,8 @@ def build_objective(
     else:
         encoder = as_encoder(copy_of(encoder), config.image_size)
     if config.backbone not in BACKBONE_LINES:
-        with tempfile.TemporaryDirectory() as folder:  # what cannot be read is not worth training
+        # What cannot be read is not worth training; a full disk is told when the run writes.
+        with contextlib.suppress(OSError), tempfile.TemporaryDirectory() as folder:
             encoder.save(Path(folder) / "encoder.keras")
             pretrained.read_part(Path(folder) / "encoder.keras")
     return construct(OBJECTIVES[config.objective], settings, encoder=encoder)

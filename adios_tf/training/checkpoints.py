@@ -268,8 +268,15 @@ class Checkpoints:
         if shapes.exists():
             try:
                 self._compare(json.loads(shapes.read_text(encoding="utf-8")))
-            except (ValueError, AttributeError, TypeError, IndexError) as error:
-                if isinstance(error, UserError):
+            except (
+                ValueError,
+                AttributeError,
+                TypeError,
+                LookupError,
+                OSError,
+                RecursionError,
+            ) as e:
+                if isinstance(e, UserError):
                     raise
                 tqdm.write(f"{shapes} is damaged and left out; the checkpoints do not need it")
         try:

@@ -20,6 +20,7 @@ _WRITING = (
     errno.EIO,
     errno.ENOTDIR,
     errno.EEXIST,
+    errno.EISDIR,
 )
 
 
@@ -54,8 +55,8 @@ def explained(folder: Path, last_saved: Callable[[], Path | None]) -> Iterator[N
         reason = _not_written(error, folder)
         if reason is not None:
             raise UserError(
-                f"cannot write {folder} ({reason}): free space or mend the permissions and repeat "
-                f"the command; {then}"
+                f"cannot write {getattr(error, 'filename2', None) or folder} ({reason}): free "
+                f"space or mend the permissions and repeat the command; {then}"
             ) from error
         if isinstance(error, tf.errors.ResourceExhaustedError | MemoryError):
             raise UserError(

@@ -134,7 +134,7 @@ def _pretrain(
 
     evaluator = OnlineEvaluator(config, info, train, model)
     summary = _before(run, evaluator) if done == 0 else run.read(run.before)
-    earlier = sum(record.get("seconds", 0.0) for record in run.records())
+    earlier = sum(record.get("seconds") or 0.0 for record in run.records())
     views, pictures = _fixed_batches(config, info, train)
     epoch, step = divmod(done, steps_per_epoch)
     data = training_batches(config, info, train, epoch, step)
@@ -345,7 +345,7 @@ def _before(run: RunFolder, evaluator: OnlineEvaluator) -> dict[str, Any]:
 
 def _speed(run: RunFolder) -> dict[str, Any]:
     records = run.records()
-    speeds = [record["images_per_second"] for record in records]
+    speeds = [speed for record in records if (speed := record.get("images_per_second"))]
     return {
         "epochs": len(records),
         "images_per_second": float(np.median(speeds)) if speeds else None,

@@ -65,7 +65,7 @@ def start_run(config: PretrainConfig, run: RunFolder, checkpoints: Checkpoints) 
         run.add_change(done, changed)
     # An epoch's record is written before its last checkpoint; without that, it is written anew.
     last = done - 1 if checkpoints.epoch.get("open") else done
-    run.replace_records(record for record in run.records() if record.get("step", 0) <= last)
+    run.replace_records(record for record in run.records() if (record.get("step") or 0) <= last)
     return done
 
 

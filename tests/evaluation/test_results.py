@@ -90,10 +90,12 @@ def test_damaged_results(tmp_path):
     with pytest.raises(UserError, match=r"run bin/evaluate\.py"):
         read_results(tmp_path)
     (tmp_path / "results.json").write_text("{")
-    with pytest.raises(UserError, match="cannot read"):
+    with pytest.raises(UserError, match="is not JSON"):
         read_results(tmp_path)
 
 
 def test_results_are_valid_json(tmp_path):
     write_results(tmp_path, [row(values=(float("nan"),))], {})
     json.loads((tmp_path / "results.json").read_text(), parse_constant=lambda c: pytest.fail(c))
+    write_results(tmp_path, [row(metric="other")], {})  # beside the one that is no number
+    assert [str(record["value"]) for record in read_results(tmp_path)["rows"]] == ["nan", "0.5"]

@@ -195,10 +195,15 @@ def old_run(folder, *steps):
 def test_a_run_without_manifests_is_read_and_goes_on(tmp_path, capsys):
     old_run(tmp_path, 2, 4, 6)
     (tmp_path / "checkpoint").unlink()
-    (tmp_path / "variables.json").write_text("{")
+    index = tmp_path / "variables.json"
+    for content in ("", "{", "[1]", '{"model/0000": {}}', '{"model/0000": []}', "[" * 100_000):
+        index.write_text(content)
+        assert restored(tmp_path) == (6, {})
+        assert "variables.json is damaged and left out" in capsys.readouterr().out
+    index.unlink()
+    index.mkdir()
     assert restored(tmp_path) == (6, {})
-    assert "variables.json is damaged and left out" in capsys.readouterr().out
-    (tmp_path / "variables.json").unlink()
+    index.rmdir()
     flip(tmp_path / "ckpt-6.data-00000-of-00001", np.random.default_rng(1))
     empty(tmp_path / "ckpt-4.index", None)
     assert restored(tmp_path) == (2, {})

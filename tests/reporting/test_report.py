@@ -178,5 +178,5 @@ def test_mistakes_are_one_line(tmp_path):
     with pytest.raises(UserError, match=r"summary\.json is not JSON"):
         write_report(tmp_path)
     (tmp_path / "summary.json").write_text("[1]")
-    with pytest.raises(UserError, match="one JSON object"):
+    with pytest.raises(UserError, match="must be a JSON object"):
         write_report(tmp_path)
