@@ -55,6 +55,13 @@ def _recipe_folder() -> Path:
     return clone / "configs" if (clone / "pyproject.toml").is_file() else here / "recipes"
 
 
+def program(name: str) -> str:
+    """How the user starts a program: by its file in a clone, else by the wheel's command."""
+    if Path(sys.argv[0]).name.startswith("adios-") or _recipe_folder().name != "configs":
+        return f"adios-{name.replace('_', '-')}"
+    return f"python bin/{name}.py"
+
+
 def recipe_file(name: str) -> Path:
     """Returns a file of the recipes, such as `quickstart` or `study/methods.txt`.
 

@@ -24,6 +24,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from adios_tf.cli import program
 from adios_tf.errors import UserError
 from adios_tf.registry import import_plugins
 from adios_tf.run_folder import INFO, RunFolder, checked_info
@@ -103,8 +104,8 @@ def load(path: Path | str) -> "PretrainedModel":
         if (path / ARCHITECTURE).exists():
             return _load_exported(path)
         raise UserError(
-            f"no pretrained model in {path}: name a run folder of bin/pretrain.py "
-            "that has finished at least one epoch, or a SavedModel of bin/export.py"
+            f"no pretrained model in {path}: name a run folder of {program('pretrain')} "
+            f"that has finished at least one epoch, or a SavedModel of {program('export')}"
         )
     try:
         info = json.loads((folder / INFO).read_text(encoding="utf-8"))

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from adios_tf.cli import program
 from adios_tf.errors import UserError
 from adios_tf.reporting.tables import append_jsonl, read_jsonl, write_json, write_jsonl, write_text
 
@@ -119,7 +120,7 @@ def read_results(folder: Path) -> dict[str, Any]:
     file = folder / RESULTS
     found = read_json(file)
     if not isinstance(found.get("rows"), list):
-        raise UserError(f"{file} holds no results: run bin/evaluate.py on it first")
+        raise UserError(f"{file} holds no results: run {program('evaluate')} on it first")
     for number, row in enumerate(found["rows"], start=1):
         where, rules = f"{file}, row {number}", _ROW | {"examples": _whole(0)}
         _checked(row, rules, _ROW, where, "delete the file and evaluate anew")

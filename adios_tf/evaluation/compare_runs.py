@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from adios_tf.cli import program
 from adios_tf.errors import UserError
 from adios_tf.evaluation.plots import plot_comparison
 from adios_tf.evaluation.results import run_scores
@@ -56,7 +57,7 @@ def load_runs(paths: Sequence[str]) -> list[RunScores]:
         found = RunFolder(path).evaluated()
         if not found:
             raise UserError(
-                f"{path} holds no evaluation: run bin/evaluate.py --run={path} on it first"
+                f"{path} holds no evaluation: run {program('evaluate')} --run={path} first"
             )
         folders[path] = found
     settings = {path: RunFolder(path).settings() for path in folders}

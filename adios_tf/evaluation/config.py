@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from adios_tf.cli import flag_lines, setting
+from adios_tf.cli import flag_lines, program, setting
 from adios_tf.evaluation.backgrounds import VARIANTS
 from adios_tf.evaluation.corruptions import CORRUPTIONS, SEVERITIES
 from adios_tf.evaluation.defaults import AUGMENTATIONS, HEADS, LEARNING_RATES, REPORTS, STRENGTHS
@@ -231,7 +231,7 @@ def command(config: EvaluateConfig, groups: tuple[str, ...], **changed: object) 
     group = {f.name: f.metadata["group"] for f in dataclasses.fields(config)}
     unchanged = EvaluateConfig.of(protocol_preset=config.protocol_preset)
     defaults = set(flag_lines(dataclasses.replace(unchanged, protocol_preset="none")))
-    words = ["python bin/evaluate.py"]
+    words = [program("evaluate")]
     for line in flag_lines(config):
         if group[line[2:].split("=")[0]] in (*SHARED, *groups) and line not in defaults:
             words.append(shlex.quote(line))

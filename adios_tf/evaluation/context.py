@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from adios_tf import pretrained
+from adios_tf.cli import program
 from adios_tf.data.catalog import describe
 from adios_tf.data.geometry import ImageSpec
 from adios_tf.encoders.variants import at_side, with_cifar_stem
@@ -226,7 +227,7 @@ class EvaluationContext:
         if self.config.features != "backbone" or not run.has_model:
             raise UserError(
                 "--save_classifier keeps a probe of backbone features in a run folder: name a "
-                "run of bin/pretrain.py and leave --features=backbone"
+                f"run of {program('pretrain')} and leave --features=backbone"
             )
         head = keras.layers.Dense(len(probe.bias), dtype="float32")
         features = keras.Input((len(probe.kernel),))

@@ -57,7 +57,8 @@ class Row:
     def recipe(self) -> str:
         """What was done, whatever it was done to: equal for comparable rows of two runs."""
         where = ("--run=", "--data_dir=")
-        words = [w for w in shlex.split(self.command)[2:] if not w.startswith(where)]
+        words = [w for w in shlex.split(self.command) if w.startswith("--")]
+        words = [w for w in words if not w.startswith(where)]
         return " ".join(filter(None, (*words, self.variant, self.metric)))
 
     @property

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from adios_tf import pretrained
+from adios_tf import cli, pretrained
 from adios_tf.errors import NoLabels, UserError
 from adios_tf.evaluation import robustness  # noqa: F401  registers its protocols
 from adios_tf.evaluation.compare_runs import compare_runs
@@ -38,7 +38,7 @@ def evaluate(config: EvaluateConfig) -> list[Row]:
       UserError: see the protocols; what was finished before is kept.
     """
     if not config.run:
-        raise UserError("name what to evaluate: --run=RUN, a run folder of bin/pretrain.py")
+        raise UserError(f"name what to evaluate: --run=RUN, of {cli.program('pretrain')}")
     if not config.protocols:
         raise UserError(f"name protocols to run: --protocols={','.join(PROTOCOLS)}")
     if not config.seeds or not config.cluster_seeds:

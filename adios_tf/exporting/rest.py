@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from adios_tf.cli import program
 from adios_tf.errors import UserError
 from adios_tf.registry import unknown_name
 
@@ -56,7 +57,7 @@ def signatures_of(loaded: Any) -> dict[str, Signature]:
         inputs = call.structured_input_signature[1]
         if len(inputs) != 1:
             raise UserError(
-                f"signature {name} has {len(inputs)} inputs: no export of bin/export.py"
+                f"signature {name} has {len(inputs)} inputs: no export of {program('export')}"
             )
         (input_name, spec) = next(iter(inputs.items()))
         found[name] = Signature(name, call, input_name, spec, call.structured_outputs)

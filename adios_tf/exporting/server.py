@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 from aiohttp import web
 
+from adios_tf.cli import program
 from adios_tf.errors import UserError
 from adios_tf.exporting import rest
 from adios_tf.exporting.batching import Batcher, BusyError
@@ -73,7 +74,7 @@ class Server:
         folder = Path(model).expanduser()
         if not (folder / "saved_model.pb").exists():
             raise UserError(
-                f"no SavedModel in {folder}: name a folder written by bin/export.py --out"
+                f"no SavedModel in {folder}: name a folder written by {program('export')} --out"
             )
         self.version = folder.name if folder.name.isdigit() else "1"
         try:
@@ -83,7 +84,7 @@ class Server:
             raise UserError(f"cannot read the SavedModel {folder} ({reason})") from error
         self.signatures = rest.signatures_of(self._loaded)
         if "embed_bytes" not in self.signatures:
-            raise UserError(f"{folder} has no signature embed_bytes: export it with bin/export.py")
+            raise UserError(f"{folder} has no embed_bytes: export it with {program('export')}")
         self._pool = ThreadPoolExecutor(1, "model")
         self._batchers = {
             key: Batcher(call, self._pool, self.limits.batch_rows, self.limits.waiting_rows)

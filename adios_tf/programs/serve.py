@@ -39,7 +39,7 @@ def main(settings: Settings) -> None:
     """Does what the module says; raises `UserError`."""
     cli.quiet_tensorflow()
     if not settings.model:
-        raise UserError("--model is required: a SavedModel written by bin/export.py")
+        raise UserError(f"--model is required: a SavedModel of {cli.program('export')}")
     try:
         from adios_tf.exporting.server import Limits, Server, serve
     except ModuleNotFoundError as error:

@@ -3,6 +3,7 @@
 import csv
 import json
 import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,6 +33,19 @@ def test_the_command_spells_what_matters_and_no_more():
 def test_the_command_quotes():
     line = row(run="my runs/it's").command
     assert cli.parse(EvaluateConfig, shlex.split(line)[2:]).run == "my runs/it's"
+
+
+def test_the_command_is_the_one_of_the_wheel_there(monkeypatch):
+    """And the recipe is the same, so that rows of both can be compared."""
+    ours = row()
+    monkeypatch.setattr("sys.argv", ["/venv/bin/adios-evaluate"])
+    assert cli.program("import_torch") == "adios-import-torch"
+    theirs = row()
+    assert theirs.command == ours.command.replace("python bin/evaluate.py", "adios-evaluate")
+    assert theirs.recipe == ours.recipe == "--protocols=knn --dataset=shapes --knn_k=20 k=20 top1"
+    monkeypatch.setattr("sys.argv", ["-c"])  # from Python, within the wheel
+    monkeypatch.setattr(cli, "_recipe_folder", lambda: Path("site-packages/adios_tf/recipes"))
+    assert row().command == theirs.command
 
 
 def test_a_recipe_is_the_same_for_every_run():
@@ -87,7 +101,7 @@ def test_correct_examples_survive_another_evaluation(tmp_path):
 
 
 def test_damaged_results(tmp_path):
-    with pytest.raises(UserError, match=r"run bin/evaluate\.py"):
+    with pytest.raises(UserError, match=r"run python bin/evaluate\.py"):
         read_results(tmp_path)
     (tmp_path / "results.json").write_text("{")
     with pytest.raises(UserError, match="is not JSON"):
