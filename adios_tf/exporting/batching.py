@@ -31,6 +31,7 @@ class Batcher:
       pool: where it runs; of one thread, so that batches do not compete.
       max_rows: of one batch; a caller with more gets a batch of its own.
       max_waiting: rows that may wait in all.
+      observe: told the rows of every batch.
     """
 
     def __init__(
@@ -39,14 +40,13 @@ class Batcher:
         pool: ThreadPoolExecutor,
         max_rows: int = 32,
         max_waiting: int = 1024,
+        observe: Callable[[int], None] = lambda rows: None,
     ):
         self._function, self._pool = function, pool
-        self._max_rows, self._max_waiting = max_rows, max_waiting
+        self._max_rows, self._max_waiting, self._observe = max_rows, max_waiting, observe
         self._queue: deque[_Waiting] = deque()
-        self._rows_waiting = 0
+        self.waiting = 0
         self._worker: asyncio.Task | None = None
-        self.batches = 0
-        self.rows = 0
 
     async def __call__(self, rows: np.ndarray) -> Answer:
         """Returns the answers to these rows.
@@ -55,11 +55,11 @@ class Batcher:
           BusyError: too many rows are waiting.
           Exception: what the function raised on these rows alone.
         """
-        if self._queue and self._rows_waiting + len(rows) > self._max_waiting:
+        if self._queue and self.waiting + len(rows) > self._max_waiting:
             raise BusyError
         future = asyncio.get_running_loop().create_future()
         self._queue.append(_Waiting(rows, future))
-        self._rows_waiting += len(rows)
+        self.waiting += len(rows)
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
         return await future
@@ -74,7 +74,7 @@ class Batcher:
             if taken and not (fits and first.rows.shape[1:] == taken[0].rows.shape[1:]):
                 break
             self._queue.popleft()
-            self._rows_waiting -= len(first.rows)
+            self.waiting -= len(first.rows)
             if first.future.cancelled():  # the caller has given up
                 continue
             taken.append(first)
@@ -113,7 +113,6 @@ class Batcher:
 
     async def _run(self, rows: list[np.ndarray]) -> Answer:
         stacked = np.concatenate(rows) if len(rows) > 1 else rows[0]
-        self.batches += 1
-        self.rows += len(stacked)
+        self._observe(len(stacked))
         loop = asyncio.get_running_loop()
         return dict(await loop.run_in_executor(self._pool, self._function, stacked))

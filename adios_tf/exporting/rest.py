@@ -1,7 +1,8 @@
 """The JSON of TensorFlow Serving's REST prediction API: requests in, answers out.
 
 Row format: `{"instances": [...]}` gives `{"predictions": [...]}`; column format:
-`{"inputs": ...}` gives `{"outputs": ...}`. Bytes are `{"b64": "..."}`.
+`{"inputs": ...}` gives `{"outputs": ...}`; `{"examples": [...]}` of a classify request gives
+`{"results": [...]}`. Bytes are `{"b64": "..."}`.
 """
 
 import base64
@@ -9,63 +10,85 @@ import binascii
 import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf import json_format
 from PIL import Image
+from tensorflow.core.protobuf import meta_graph_pb2
 
 from adios_tf.cli import program
 from adios_tf.errors import UserError
+from adios_tf.exporting.limits import Limits
 from adios_tf.registry import unknown_name
 
 MAX_PIXELS = 50_000_000
 _BOOLEAN = re.compile(rb"[\[,]\s*(?:true|false)\s*[,\]]")
 
 
+class TooLargeError(UserError):
+    """A request whose images unpack to more than the server takes."""
+
+
 class Signature(NamedTuple):
     """One signature of a SavedModel with a single input."""
 
     name: str
-    call: Any
+    call: Callable[[np.ndarray], dict[str, np.ndarray]]
     input_name: str
-    spec: tf.TensorSpec
-    outputs: Mapping[str, tf.TensorSpec]
-
-    def __call__(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        answer = self.call(**{self.input_name: tf.constant(rows, self.spec.dtype)})
-        return {name: values.numpy() for name, values in answer.items()}
+    dtype: tf.DType
+    definition: meta_graph_pb2.SignatureDef
 
 
 class Request(NamedTuple):
-    """A parsed request: the signature's name, its rows, and whether the answer is by rows."""
+    """A parsed request: the signature's name, its rows, and the key of its answer."""
 
     signature: str
     rows: np.ndarray
-    by_rows: bool
+    key: str
 
 
-def signatures_of(loaded: Any) -> dict[str, Signature]:
-    """Returns the signatures of a loaded SavedModel.
+def load_signatures(folder: Path) -> dict[str, Signature]:
+    """Returns the signatures of a SavedModel by name.
+
+    It runs in a session, as in TensorFlow Serving: what `tf.saved_model.load` takes of memory does
+    not come back when the model goes, and it takes several times as long.
 
     Raises:
       UserError: a signature has several inputs: it is no export of bin/export.py.
     """
+    with tf.Graph().as_default() as graph:
+        session = tf.compat.v1.Session(graph=graph)
+        definitions = tf.compat.v1.saved_model.load(session, ["serve"], str(folder)).signature_def
     found = {}
-    for name, call in loaded.signatures.items():
-        inputs = call.structured_input_signature[1]
-        if len(inputs) != 1:
+    for name, definition in definitions.items():
+        if name.startswith("__"):  # what initializes the variables
+            continue
+        if len(definition.inputs) != 1:
+            count = len(definition.inputs)
             raise UserError(
-                f"signature {name} has {len(inputs)} inputs: no export of {program('export')}"
+                f"signature {name} has {count} inputs: no export of {program('export')}"
             )
-        (input_name, spec) = next(iter(inputs.items()))
-        found[name] = Signature(name, call, input_name, spec, call.structured_outputs)
+        ((input_name, tensor),) = definition.inputs.items()
+        outputs = {key: output.name for key, output in definition.outputs.items()}
+        call = session.make_callable(outputs, [tensor.name])
+        found[name] = Signature(name, call, input_name, tf.as_dtype(tensor.dtype), definition)
     return found
 
 
-def parse(body: bytes, signatures: Mapping[str, Signature], max_rows: int) -> Request:
-    """Reads the body of a predict request.
+def reason(error: Exception) -> str:
+    """Returns the line of an error of TensorFlow that says what is wrong."""
+    text = str(error).removeprefix("Graph execution error:").strip() or repr(error)
+    return text.splitlines()[0]
+
+
+def parse(
+    body: bytes, signatures: Mapping[str, Signature], limits: Limits, classify: bool = False
+) -> Request:
+    """Reads the body of a predict or classify request.
 
     Raises:
       UserError: no JSON, an unknown signature or input, rows of several shapes or other types.
@@ -76,28 +99,48 @@ def parse(body: bytes, signatures: Mapping[str, Signature], max_rows: int) -> Re
         raise UserError(f"the body is no JSON ({str(error)[:100]})") from error
     if not isinstance(content, dict):
         raise UserError("the body must be a JSON object")
-    name = content.get("signature_name") or "serving_default"
+    default = "serving_default"
+    if classify:
+        key, values = "results", _examples(content)
+        default = "classify" if values and "images" in values[0] else "classify_bytes"
+    elif ("instances" in content) == ("inputs" in content):
+        raise UserError("the body must have either 'instances' or 'inputs'")
+    else:
+        key = "predictions" if "instances" in content else "outputs"
+        values = content["instances" if "instances" in content else "inputs"]
+    name = content.get("signature_name") or default
     if not isinstance(name, str) or name not in signatures:
         raise unknown_name("signature", str(name), signatures)
     signature = signatures[name]
-    by_rows = "instances" in content
-    if by_rows == ("inputs" in content):
-        raise UserError("the body must have either 'instances' or 'inputs'")
-    values = content["instances" if by_rows else "inputs"]
-    if isinstance(values, dict) and not by_rows:
+    if classify and "probabilities" not in signature.definition.outputs:
+        raise UserError(f"signature {name} gives no probabilities: take classify or classify_bytes")
+    if isinstance(values, dict) and key == "outputs":
         values = _input(values, signature)
     if not isinstance(values, list):
         raise UserError("instances and inputs must be lists, one entry per image")
-    if by_rows:
+    if key != "outputs":
         values = [_input(v, signature) if isinstance(v, dict) else v for v in values]
     if not values:
         raise UserError("there are no images in the request")
-    if len(values) > max_rows:
-        raise UserError(f"{len(values)} images in one request, at most {max_rows} are taken")
-    if signature.spec.dtype != tf.string and _BOOLEAN.search(body):  # NumPy makes numbers of them
+    if len(values) > limits.max_images:
+        raise UserError(
+            f"{len(values)} images in one request, at most {limits.max_images} are taken"
+        )
+    if signature.dtype == tf.string:
+        return Request(name, _bytes(values, int(1e6 * limits.max_megapixels)), key)
+    if _BOOLEAN.search(body):  # NumPy makes numbers of them
         raise _no_numbers(signature)
-    convert = _bytes if signature.spec.dtype == tf.string else _images
-    return Request(name, convert(values, signature), by_rows)
+    return Request(name, _images(values, signature), key)
+
+
+def _examples(content: dict) -> list[dict]:
+    """The examples of a classify request, each with what all have in common."""
+    examples, context = content.get("examples"), content.get("context", {})
+    if not isinstance(examples, list) or not all(isinstance(e, dict) for e in [context, *examples]):
+        raise UserError("the body must have 'examples', a list of objects, one per image")
+    if any(set(context) & set(example) for example in examples):
+        raise UserError("what is in 'context' must not be in 'examples'")
+    return [context | example for example in examples]
 
 
 def _input(value: dict, signature: Signature) -> Any:
@@ -111,31 +154,33 @@ def _input(value: dict, signature: Signature) -> Any:
     return value[signature.input_name]
 
 
-def _bytes(values: list, signature: Signature) -> np.ndarray:
+def _bytes(values: list, most: int) -> np.ndarray:
     files = np.empty(len(values), object)
+    left = most
     for index, value in enumerate(values):
-        if (
-            not isinstance(value, dict)
-            or set(value) != {"b64"}
-            or not isinstance(value["b64"], str)
-        ):
+        if not (isinstance(value, dict) and [*value] == ["b64"] and isinstance(value["b64"], str)):
             raise UserError(f'image {index} must be {{"b64": "..."}}, a file in base64')
         try:
-            files[index] = decodable(base64.b64decode(value["b64"], validate=True))
+            files[index], pixels = decodable(base64.b64decode(value["b64"], validate=True))
         except (binascii.Error, ValueError) as error:
             raise UserError(f"image {index} is no base64 ({error})") from error
+        left -= pixels
+        if left < 0:
+            raise TooLargeError(f"the images have more than {most} pixels together: send fewer")
     return files
 
 
-def decodable(file: bytes) -> bytes:
-    """Returns the file, or nothing in place of one whose pixels would fill the memory."""
+def decodable(file: bytes) -> tuple[bytes, int]:
+    """Returns the file and its pixels as its header says them.
+
+    Nothing and 0 in place of a file that is no image, or that would fill the memory.
+    """
     try:
         with Image.open(io.BytesIO(file)) as image:
-            return file if image.width * image.height <= MAX_PIXELS else b""
-    except Image.DecompressionBombError:
-        return b""
-    except Exception:  # the model says itself that it cannot decode what Pillow cannot
-        return file
+            pixels = image.width * image.height
+    except Exception:  # Pillow raises many kinds on damaged files
+        return b"", 0
+    return (file, pixels) if pixels <= MAX_PIXELS else (b"", 0)
 
 
 def _images(values: list, signature: Signature) -> np.ndarray:
@@ -147,70 +192,64 @@ def _images(values: list, signature: Signature) -> np.ndarray:
         raise _no_numbers(signature)
     if rows.ndim != 4 or rows.shape[-1] != 3 or 0 in rows.shape:
         raise UserError(f"the images must be [B,H,W,3], got shape {list(rows.shape)}")
-    low, high = (0, 255) if signature.spec.dtype == tf.uint8 else (0, 1)
+    low, high = (0, 255) if signature.dtype == tf.uint8 else (0, 1)
     bad = np.flatnonzero(~((rows >= low) & (rows <= high)).all(axis=(1, 2, 3)))
     if len(bad):
         raise UserError(
             f"image {bad[0]} is not in {low}..{high}, the range of signature {signature.name}"
         )
-    if signature.spec.dtype == tf.uint8 and (rows != np.floor(rows)).any():
+    if signature.dtype == tf.uint8 and (rows != np.floor(rows)).any():
         raise UserError(f"the images of signature {signature.name} must be whole numbers")
-    return rows.astype(signature.spec.dtype.as_numpy_dtype)
+    return rows.astype(signature.dtype.as_numpy_dtype)
 
 
 def _no_numbers(signature: Signature) -> UserError:
     return UserError(f"the images of signature {signature.name} must be numbers, all of one shape")
 
 
-def encode(answer: Mapping[str, np.ndarray], by_rows: bool) -> bytes:
-    """Returns the body of the answer, as TensorFlow Serving words it."""
+def encode(answer: Mapping[str, np.ndarray], key: str) -> bytes:
+    """Returns the body of the answer, as TensorFlow Serving words it.
+
+    An export knows no names of classes: the labels of "results" are their numbers.
+
+    Raises:
+      UserError: an image that is to be classified could not be decoded.
+    """
     columns = {name: values.tolist() for name, values in answer.items()}
-    if not by_rows:
-        single = next(iter(columns.values())) if len(columns) == 1 else columns
-        return json.dumps({"outputs": single}).encode()
-    if len(columns) == 1:
-        return json.dumps({"predictions": next(iter(columns.values()))}).encode()
-    names = sorted(columns)
-    rows = [
-        dict(zip(names, row, strict=True))
-        for row in zip(*(columns[name] for name in names), strict=True)
-    ]
-    return json.dumps({"predictions": rows}).encode()
+    if key == "results":
+        if False in columns.get("ok", []):
+            raise UserError(f"image {columns['ok'].index(False)} is no image that can be read")
+        values = [[[str(c), p] for c, p in enumerate(row)] for row in columns["probabilities"]]
+    elif len(columns) == 1:
+        (values,) = columns.values()
+    elif key == "outputs":
+        values = columns
+    else:
+        rows = zip(*columns.values(), strict=True)
+        values = [dict(zip(columns, row, strict=True)) for row in rows]
+    return json.dumps({key: values}).encode()
 
 
-def status(version: str) -> dict[str, Any]:
-    """Returns what the status endpoint answers."""
-    fine = {"error_code": "OK", "error_message": ""}
-    return {"model_version_status": [{"version": version, "state": "AVAILABLE", "status": fine}]}
+def status(states: Mapping[int, tuple[str, str]]) -> dict[str, Any]:
+    """Returns what the status endpoint answers about {version: (state, error)}, newest first."""
+    found = []
+    for number, (state, error) in sorted(states.items(), reverse=True):
+        told = {"error_code": "UNKNOWN" if error else "OK", "error_message": error}
+        found.append({"version": str(number), "state": state, "status": told})
+    return {"model_version_status": found}
 
 
 def metadata(name: str, version: str, signatures: Mapping[str, Signature]) -> dict[str, Any]:
     """Returns what the metadata endpoint answers."""
-
-    def tensor(spec: tf.TensorSpec) -> dict[str, Any]:
-        known = spec.shape.rank is not None
-        sizes = [str(-1 if size is None else size) for size in spec.shape] if known else []
-        shape = {"dim": [{"size": s, "name": ""} for s in sizes], "unknown_rank": not known}
-        kind = tf.dtypes.as_dtype(spec.dtype).as_datatype_enum
-        return {"dtype": _DTYPES[kind], "tensor_shape": shape, "name": spec.name or ""}
-
     definitions = {
-        signature.name: {
-            "inputs": {signature.input_name: tensor(signature.spec)},
-            "outputs": {key: tensor(spec) for key, spec in signature.outputs.items()},
-            "method_name": "tensorflow/serving/predict",
-        }
+        signature.name: json_format.MessageToDict(
+            signature.definition,
+            preserving_proto_field_name=True,
+            always_print_fields_with_no_presence=True,
+        )
         for signature in signatures.values()
     }
     return {
         "model_spec": {"name": name, "signature_name": "", "version": version},
         "metadata": {"signature_def": {"signature_def": definitions}},
     }
-
-
-_DTYPES = {
-    tf.float32.as_datatype_enum: "DT_FLOAT",
-    tf.uint8.as_datatype_enum: "DT_UINT8",
-    tf.string.as_datatype_enum: "DT_STRING",
-    tf.bool.as_datatype_enum: "DT_BOOL",
-}

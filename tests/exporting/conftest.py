@@ -19,15 +19,17 @@ SIDE = 16
 
 @pytest.fixture(scope="session")
 def tiny_export(tmp_path_factory):
-    """A SavedModel of a small encoder and masker, whose masks are sharp."""
+    """A SavedModel of a small encoder, a masker whose masks are sharp, and a classifier."""
     keras.utils.set_random_seed(0)
     unet = build_unet(SIDE, 3, base=8)
     images = keras.Input((SIDE, SIDE, 3))
     sharp = keras.layers.Rescaling(40.0)(unet(images))
     masker = keras.Model(images, keras.layers.Softmax()(sharp))
     encoder = build_encoder("convnet_small", SIDE, width=0.5)
+    features = keras.Input(encoder.output_shape[1:])
+    classifier = keras.Model(features, keras.layers.Dense(4)(features))
     info = {"image_size": SIDE, "mean": [0.5] * 3, "std": [0.25] * 3, "dataset": "shapes"}
-    model = pretrained.PretrainedModel(info, encoder, masker=masker)
+    model = pretrained.PretrainedModel(info, encoder, masker=masker, classifier=classifier)
     return save_model(model, tmp_path_factory.mktemp("models") / "tiny" / "3")
 
 

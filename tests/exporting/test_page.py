@@ -1,6 +1,7 @@
 """The server's page in a real browser."""
 
 import io
+from functools import partial
 
 import numpy as np
 import pytest
@@ -39,9 +40,7 @@ def running(tiny_export, serving, photographs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("reference")
     for index, file in enumerate(photographs):
         (folder / f"{index}.jpg").write_bytes(file)
-    server = Server(tiny_export)
-    server.reference = read_reference(str(folder), server.embed)
-    return serving(server)
+    return serving(Server(tiny_export, reference=partial(read_reference, str(folder))))
 
 
 def test_a_dropped_image_shows_masks_copies_and_neighbors(running, chromium, photographs, tmp_path):

@@ -6,6 +6,7 @@ import io
 import shutil
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from adios_tf.exporting.reference_set import read_reference
 from adios_tf.exporting.server import Limits, Server, serve
 
 SIDE = 16
-LIMITS = Limits(body=200_000, read_seconds=0.5, request_rows=8)
+LIMITS = Limits(max_body_mb=0.2, read_timeout=0.5, max_images=8)
 
 
 def pictures(count=5):
@@ -40,9 +41,7 @@ def running(tiny_export, tmp_path_factory, serving):
     folder = tmp_path_factory.mktemp("reference")
     for index, file in enumerate(pictures()[1]):
         (folder / f"{index}.png").write_bytes(file)
-    server = Server(tiny_export, "tiny", LIMITS)
-    server.reference = read_reference(str(folder), server.embed)
-    return serving(server)
+    return serving(Server(tiny_export, "tiny", LIMITS, partial(read_reference, str(folder))))
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +94,43 @@ def test_numbers(running, model):
     )
     np.testing.assert_allclose(answer["outputs"]["masks"], model.masks(levels), atol=1e-5)
     np.testing.assert_allclose(answer["outputs"]["occluded"], model.occluded(levels), atol=1e-5)
+
+
+def test_classify_as_tensorflow_serving_documents_it(running, model):
+    arrays, files = pictures(2)
+    logits = np.stack([model.classifier(model.features(a[None]))[0] for a in arrays])
+    shares = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    path = "/v1/models/tiny:classify"
+    for body in (
+        {"signature_name": "classify_bytes", "examples": [{"bytes": b64(f)} for f in files]},
+        {"examples": [{"bytes": b64(f)} for f in files]},
+    ):
+        status, answer = running.predict(body, path)
+        assert status == 200
+        assert [[label for label, _ in row] for row in answer["results"]] == [list("0123")] * 2
+        scores = [[score for _, score in row] for row in answer["results"]]
+        np.testing.assert_allclose(scores, shares, atol=1e-5)
+    body = {"context": {"bytes": b64(files[1])}, "examples": [{}, {}]}
+    _, answer = running.predict(body, "/v1/models/tiny/versions/3:classify")
+    np.testing.assert_allclose(
+        [[s for _, s in row] for row in answer["results"]], shares[[1, 1]], atol=1e-5
+    )
+    status, answer = running.predict({"examples": [{"images": (arrays[0] / 255).tolist()}]}, path)
+    np.testing.assert_allclose([s for _, s in answer["results"][0]], shares[0], atol=1e-4)
+    for body, match in (
+        ({"instances": [b64(files[0])]}, "must have 'examples'"),
+        ({"examples": [[1]]}, "must have 'examples'"),
+        ({"context": {"bytes": 1}, "examples": [{"bytes": 2}]}, "must not be in 'examples'"),
+        ({"examples": [{"bytes": b64(b"no image")}]}, "image 0 is no image"),
+        (
+            {"examples": [{"bytes": b64(files[0])}], "signature_name": "embed_bytes"},
+            "no probabilities",
+        ),
+        ({"examples": [{"caption": "seaside"}]}, "takes the input 'bytes', not caption"),
+    ):
+        status, answer = running.predict(body, path)
+        assert status == 400
+        assert match in answer["error"]
 
 
 IMAGE = np.zeros((2, 2, 3)).tolist()
