@@ -32,6 +32,7 @@ from adios_tf.flagfiles import expand
 from adios_tf.registry import import_plugins, unknown_name
 
 MOST_USED = "most used"
+_LARGEST = 2**31 - 1  # TensorFlow counts, and seeds its draws, with int32
 _ALWAYS = """\
 --flagfile=FILE reads settings from a file; put it first, overrides behind it.
 --recipe=NAME reads those of a recipe that comes with the package.
@@ -151,6 +152,8 @@ def check(settings: Any) -> Any:
         for number in value if isinstance(value, tuple) else (value,):
             if not isinstance(number, int | float) or isinstance(number, bool):
                 continue
+            if isinstance(number, int) and number > _LARGEST:
+                raise UserError(f"{flag}: must be at most {_LARGEST}")
             if rule["least"] is not None and not number >= rule["least"]:
                 raise UserError(f"{flag}: must be at least {rule['least']}")
             if rule["above"] is not None and not number > rule["above"]:
@@ -309,7 +312,10 @@ def start(main: Callable[[Any], Any], settings_class: type, doc: str) -> None:
             import_plugins(plugins)
         main(settings)
     except Exception as error:
-        if (mistake := user_error(error)) is None:
+        mistake = user_error(error)
+        if mistake is None and isinstance(error, OSError) and error.filename is not None:
+            mistake = UserError(f"cannot use {os.fsdecode(error.filename)} ({error.strerror})")
+        if mistake is None or (_verbose() and isinstance(error, OSError)):
             raise
         # Not `print`: a progress bar that the mistake cut short would share its line.
         tqdm.write(f"{Path(sys.argv[0]).name}: {mistake}", file=sys.stderr)

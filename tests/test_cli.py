@@ -155,10 +155,10 @@ FINITE = {"allow_nan": False, "allow_infinity": False}
         layers=st.integers(1, 9),
         share=st.floats(0, 1, exclude_min=True),
         wash=st.booleans(),
-        sizes=st.lists(st.integers(0, 10**12), max_size=4).map(tuple),
+        sizes=st.lists(st.integers(0, 2**31 - 1), max_size=4).map(tuple),
         names=st.lists(PLAIN_NAMES, max_size=3).map(tuple),
         ratio=st.none() | st.floats(0, exclude_min=True, **FINITE),
-        count=st.none() | st.integers(2),
+        count=st.none() | st.integers(2, 2**31 - 1),
     )
 )
 @settings(max_examples=100, deadline=None)
@@ -226,6 +226,8 @@ def main(settings):
         raise UserError("the paint is empty: buy some")
     if settings.end == "interrupted":
         raise KeyboardInterrupt
+    if settings.end.startswith("reads"):
+        open(settings.end.removeprefix("reads "))
     if settings.end == "bug":
         raise RuntimeError("not the user's mistake")
     print(f"{settings.layers} layers")
@@ -256,6 +258,8 @@ def test_a_program_that_ends_well(program):
     [
         ("--layers=0", "paint.py: --layers=0: must be at least 1"),
         ("--end=badly", "paint.py: the paint is empty: buy some"),
+        (f"--end=reads {'x' * 300}", f"paint.py: cannot use {'x' * 300} (File name too long)"),
+        (f"--layers={2**31}", "paint.py: --layers=2147483648: must be at most 2147483647"),
     ],
 )
 def test_a_mistake_ends_with_code_2_and_one_line(program, argument, line):

@@ -194,10 +194,12 @@ class Monitor(keras.callbacks.Callback):
             )
 
     def _rates(self) -> dict[str, float]:
-        rates = {"learning_rate": float(self.model.optimizer.learning_rate)}
-        if self.model.masker_optimizer is not None:
-            rates["masker_learning_rate"] = float(self.model.masker_optimizer.learning_rate)
-        return rates
+        optimizers = {"": self.model.optimizer, "masker_": self.model.masker_optimizer}
+        return {  # a tensor, or where the schedule is constant a variable
+            f"{whose}learning_rate": float(tf.convert_to_tensor(optimizer.learning_rate))
+            for whose, optimizer in optimizers.items()
+            if optimizer is not None
+        }
 
     def _health(self) -> dict[str, float]:
         """Health of features and masks on the fixed views, in inference mode."""

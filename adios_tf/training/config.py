@@ -45,7 +45,7 @@ class PretrainConfig:
     train_images: int = setting(0, "train on the first so many images; 0 = all", "data", least=0)
     skip_broken: bool = setting(False, "leave unreadable images out, and count them", "data")
     image_size: int = setting(
-        0, "side of the views; 0 = the catalog's", "data", least=0, common=True
+        0, "side of the views; 0 = the catalog's", "data", least=0, most=4096, common=True
     )
     batch_size: int = setting(
         128, "images per update over all devices", "data", least=1, common=True
@@ -80,6 +80,7 @@ class PretrainConfig:
         "kernel side of a high-pass filter on views and evaluated images; 0 = none, MSCN: 11",
         "augmentation",
         least=0,
+        most=255,
     )
 
     # ------------------------------------------------------------------ encoder
@@ -100,21 +101,27 @@ class PretrainConfig:
     # ------------------------------------------------------------------ objective
     objective: str = setting("simclr", "see --list", "objective", common=True)
     temperature: float = setting(0.2, "of contrastive objectives", "objective", above=0)
-    hidden_dim: int = setting(2048, "hidden width of the projector", "objective", least=1)
-    output_dim: int = setting(128, "width of the projections", "objective", least=1)
-    predictor_dim: int = setting(512, "hidden width of the predictor", "objective", least=1)
+    hidden_dim: int = setting(
+        2048, "hidden width of the projector", "objective", least=1, most=2**16
+    )
+    output_dim: int = setting(128, "width of the projections", "objective", least=1, most=2**16)
+    predictor_dim: int = setting(
+        512, "hidden width of the predictor", "objective", least=1, most=2**16
+    )
     ema_base: float = setting(0.99, "momentum of EMA copies at first", "objective", least=0, most=1)
     ema_final: float = setting(1.0, "momentum of EMA copies at last", "objective", least=0, most=1)
     symmetric_mask: bool = setting(True, "SimSiam: also clean predicts occluded", "objective")
     no_mask: bool = setting(True, "SimSiam: also clean predicts clean", "objective")
     both_mask: bool = setting(True, "SimSiam: also occluded predicts occluded", "objective")
-    queue_size: int = setting(65536, "MoCo: negatives that are kept", "objective", least=1)
+    queue_size: int = setting(
+        65536, "MoCo: negatives that are kept", "objective", least=1, most=2**24
+    )
     symmetric: bool = setting(False, "MoCo: both views are query once", "objective")
 
     # ------------------------------------------------------------------ masking
     masking: str = setting("adversarial", "see --list", "masking", common=True)
     num_masks: int = setting(
-        4, "mask slots N of a learned masking", "masking", least=1, common=True
+        4, "mask slots N of a learned masking", "masking", least=1, most=256, common=True
     )
     masked_views: str = setting(
         "auto",
@@ -174,7 +181,7 @@ class PretrainConfig:
     topk_cell: int = setting(
         1, "sequential: side in pixels of what topk hides whole", "masking", least=1
     )
-    masker_base: int = setting(32, "U-Net width c", "masking", least=1)
+    masker_base: int = setting(32, "U-Net width c", "masking", least=1, most=4096)
     masker_norm: str = setting("gn", "U-Net norm", "masking", choices=("gn", "in", "no"))
     masker_blocks: int = setting(0, "U-Net depth K; 0 = by image side", "masking", least=0)
     keep_ratio: float | None = setting(

@@ -38,6 +38,19 @@ def _not_written(error: Exception, folder: Path) -> str | None:
 
 
 @contextlib.contextmanager
+def enough_memory(then: Callable[[], str]) -> Iterator[None]:
+    """Turns a lack of memory into `UserError`; `then` says how the run goes on."""
+    try:
+        yield
+    except (tf.errors.ResourceExhaustedError, MemoryError) as error:
+        raise UserError(
+            "out of memory: lower --batch_size (with --accumulate, if its effect is to stay), "
+            "--num_masks or the widths of the networks, or pass --lean_memory, "
+            f"--precision=mixed_bfloat16 or --cache=no; {then()}"
+        ) from error
+
+
+@contextlib.contextmanager
 def explained(folder: Path, last_saved: Callable[[], Path | None]) -> Iterator[None]:
     """Turns a full disk, a read-only folder, a lack of memory or of an image into `UserError`.
 
@@ -45,23 +58,21 @@ def explained(folder: Path, last_saved: Callable[[], Path | None]) -> Iterator[N
       folder: the run's.
       last_saved: returns the newest checkpoint, or None.
     """
+
+    def then() -> str:
+        saved = last_saved()
+        return f"the run goes on from {saved.name}" if saved else "it starts anew"
+
     try:
         yield
     except (OSError, tf.errors.OpError, MemoryError) as error:
-        saved = last_saved()
-        then = f"the run goes on from {saved.name}" if saved else "it starts anew"
         if (mistake := user_error(error)) is not None:
-            raise UserError(f"{mistake}; {then}") from error
+            raise UserError(f"{mistake}; {then()}") from error
         reason = _not_written(error, folder)
         if reason is not None:
             raise UserError(
                 f"cannot write {getattr(error, 'filename2', None) or folder} ({reason}): free "
-                f"space or mend the permissions and repeat the command; {then}"
+                f"space or mend the permissions and repeat the command; {then()}"
             ) from error
-        if isinstance(error, tf.errors.ResourceExhaustedError | MemoryError):
-            raise UserError(
-                "out of memory: lower --batch_size (with --accumulate, if its effect is to stay) "
-                "or --num_masks, or pass --lean_memory, --precision=mixed_bfloat16 or "
-                f"--cache=no; {then}"
-            ) from error
-        raise
+        with enough_memory(then):
+            raise

@@ -34,7 +34,7 @@ from adios_tf.training.build import build_pretrainer
 from adios_tf.training.callbacks import Guard, Monitor, Progress, SaveCheckpoints
 from adios_tf.training.checkpoints import Checkpoints
 from adios_tf.training.config import PretrainConfig
-from adios_tf.training.failures import explained
+from adios_tf.training.failures import enough_memory, explained
 from adios_tf.training.lock import locked
 from adios_tf.training.pretrainer import Pretrainer
 from adios_tf.training.signals import StopSignals
@@ -113,7 +113,7 @@ def prepare(
     if train.count < 2:
         raise UserError("one image is too few: pretraining compares images with each other")
     num_classes = train.num_classes if config.probe else None
-    with strategy.scope():
+    with strategy.scope(), enough_memory(lambda: "nothing was trained"):
         model = build_pretrainer(config, steps_per_epoch, num_classes or None, encoder)
     return config, info, train, model
 

@@ -166,6 +166,16 @@ def test_failures_in_one_line(tmp_path):
         raise ZeroDivisionError
 
 
+def test_networks_that_do_not_fit_into_memory(monkeypatch, settings, tmp_path):
+    def build(*_):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    monkeypatch.setattr("adios_tf.training.run.build_pretrainer", build)
+    with pytest.raises(UserError, match=r"out of memory: lower .*; nothing was trained"):
+        pretrain(settings(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     "size", [4_000, pytest.param(20_000, marks=pytest.mark.slow)], ids=["early", "the model"]
 )
