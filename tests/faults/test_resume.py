@@ -8,10 +8,16 @@ import pytest
 import tensorflow as tf
 
 from adios_tf import pretrained
+from adios_tf.cli import parse
+from adios_tf.data import DatasetInfo, Examples
+from adios_tf.data.in_memory import InMemory
 from adios_tf.errors import Stopped
+from adios_tf.evaluation.online import OnlineEvaluator
 from adios_tf.run_folder import RunFolder
 from adios_tf.training import callbacks
 from adios_tf.training.checkpoints import Checkpoints
+from adios_tf.training.config import PretrainConfig
+from adios_tf.training.pretrainer import Pretrainer
 from adios_tf.training.run import pretrain
 
 TIMES = ("seconds", "images_per_second")
@@ -135,3 +141,65 @@ def test_stopped_by_a_signal(tmp_path, monkeypatch, settings, whole, where):
     assert int(newest(run_dir)["model_0000/.ATTRIBUTES/VARIABLE_VALUE"]) == updates
     pretrain(settings(run_dir))
     same(run_dir, whole)
+
+
+# ---------------------------------------------------------------------- other methods
+
+IMAGES, SIDE = 12, 16  # three batches of four
+FLAGS = (
+    "--plugins=tiny_encoder --backbone=tiny --image_size=16 --batch_size=4 --epochs=2 --seed=1 "
+    "--warmup_epochs=1 --hidden_dim=8 --output_dim=4 --predictor_dim=4 --queue_size=10 "
+    "--num_masks=2 --masker_base=4 --masker_blocks=2 --masker_norm=no --grid_size=4 "
+    "--patch_size=4 --learning_rate=0.1 --checkpoint_steps=1 --picture_every=0 --devices=1"
+).split()
+METHODS = (  # tests/training/test_resume_methods.py has all of them, without what is around a step
+    "--objective=moco --masking=unmix_blocks --fill=mix",
+    "--objective=byol --masking=sequential_one --fill=noise",
+    "--objective=simsiam --masking=objects --fill=erase",
+)
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Labels for the probe, and object masks: random ones."""
+    rng = np.random.default_rng(0)
+    parts = {
+        "image": rng.integers(0, 256, (IMAGES, SIDE, SIDE, 3), np.uint8),
+        "label": np.arange(IMAGES) % 2,
+        "index": np.arange(IMAGES),
+        "mask": rng.integers(0, 3, (IMAGES, SIDE, SIDE), np.int32),
+    }
+    data = tf.data.Dataset.from_tensor_slices(parts)
+    info = DatasetInfo("memory:random", image_size=SIDE, num_classes=2)
+    return InMemory(info, Examples(data, IMAGES, num_classes=2, has_masks=True))
+
+
+@pytest.fixture
+def eagerly(monkeypatch):
+    compiled = Pretrainer.compile
+
+    def compile_eagerly(model, *args, **kwargs):
+        compiled(model, *args, **kwargs)
+        model.run_eagerly = True
+
+    monkeypatch.setattr(Pretrainer, "compile", compile_eagerly)
+    monkeypatch.setattr(OnlineEvaluator, "__init__", lambda *_: None)  # has no such data set
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_two_resumes_equal_none(tmp_path, monkeypatch, images, eagerly, method):
+    """Killed inside both epochs. Eagerly: it is about saved state and draws, not the graph."""
+
+    def run(name):
+        flags = [*FLAGS, *method.split(), f"--run_dir={tmp_path / name}"]
+        pretrain(parse(PretrainConfig, flags), images)
+
+    run("whole")
+    for update in (2, 3):  # of the first run; then of the one resumed after update 2: update 5
+        with monkeypatch.context() as patch:
+            stop_at(patch, callbacks.SaveCheckpoints, "on_train_batch_end", update, kill, True)
+            with pytest.raises(Killed):
+                run("killed")
+    run("killed")
+    same(tmp_path / "killed", tmp_path / "whole")
