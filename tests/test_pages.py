@@ -38,6 +38,7 @@ OTHERS = {
     "state",
     "minutes",
     "seconds",
+    "short",
     "clients",
 }
 PROGRAMS = {

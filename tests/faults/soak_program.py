@@ -29,6 +29,7 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
 import numpy as np
 import tensorflow as tf
+from outcomes import PAGE, write_rows
 from PIL import Image
 
 from adios_tf import pretrained
@@ -182,7 +183,7 @@ def main():
     for name, default in (("kills", 150), ("saves", 50), ("damaged", 50)):
         arguments.add_argument(f"--{name}", type=int, default=default)
     arguments.add_argument("--minutes", type=float, default=0, help="stop then; 0 = never")
-    arguments.add_argument("--page", type=Path, default=HERE.parents[1] / "docs/reliability.md")
+    arguments.add_argument("--page", type=Path, default=PAGE)
     given = arguments.parse_args()
     given.state.mkdir(parents=True, exist_ok=True)
     data, record = given.state / "images", given.state / "trials.jsonl"
@@ -236,20 +237,17 @@ def main():
 
 
 def write_page(page, trials):
-    """Replaces the table between the marks; returns 1 if a trial failed."""
+    """Writes one row per fault; returns 1 if a trial failed."""
     groups = collections.defaultdict(list)
     for trial in trials:
         groups[trial["fault"]].append(trial)
-    lines = ["| fault | trials | resumed from a checkpoint | equal to the whole run |"]
-    lines.append("|---|---|---|---|")
+    rows = []
     for fault, group in sorted(groups.items()):
         resumed = sum(bool(trial["resumed"]) for trial in group)
         equal = sum(not trial["wrong"] for trial in group)
-        lines.append(f"| {fault} | {len(group)} | {resumed} | {equal} |")
-    text = page.read_text(encoding="utf-8")
-    begin, end = "<!-- table of soak_program.py -->\n", "<!-- end of table -->"
-    head, tail = text[: text.index(begin) + len(begin)], text[text.index(end) :]
-    write_text(page, head + "\n".join(lines) + "\n" + tail)
+        outcome = f"{equal} equal to the whole run; {resumed} went on from a checkpoint"
+        rows.append((fault, len(group), outcome))
+    write_rows(page, "soak_program.py", rows)
     return int(any(trial["wrong"] for trial in trials))
 
 
