@@ -3,7 +3,8 @@
 The functions are what the objectives are made of; they compute in the precision of their
 arguments, but never below float32. The classes are for training loops of your own: called as
 `loss(y_true, y_pred)` on embeddings [B,D] of any scale, they give one value per image [B], which
-`reduction` (of `keras.losses.Loss`, by default the mean) brings to a scalar.
+`reduction` brings to a scalar, by default the mean. They all take `reduction`, `name` and `dtype`
+of `keras.losses.Loss`.
 """
 
 import math
@@ -29,8 +30,6 @@ __all__ = [
     "nt_xent_rows",
 ]
 
-_NORM_FLOOR = 1e-12
-
 
 def check_temperature(temperature: float) -> float:
     """Returns the temperature; raises `UserError` unless it is a finite number above 0."""
@@ -39,19 +38,15 @@ def check_temperature(temperature: float) -> float:
     return temperature
 
 
-def at_least_float32(x: tf.Tensor) -> tf.Tensor:
-    """Returns half-precision tensors as float32, others untouched."""
-    return tf.cast(x, tf.float32) if x.dtype in (tf.float16, tf.bfloat16) else x
-
-
-def normalize(x: tf.Tensor, floor: float = _NORM_FLOOR) -> tf.Tensor:
+def normalize(x: tf.Tensor, floor: float = 1e-12) -> tf.Tensor:
     """Returns the rows of `x` [B,D] divided by max(|row|, `floor`).
 
     The rows are first brought to the size of their largest entry, so that neither the squares
     nor their gradients leave the range of float32. The floor changes the value, not the
     gradient through the norm (as PyTorch's cosine does); a zero row has a finite gradient.
     """
-    x = at_least_float32(x)
+    if x.dtype in (tf.float16, tf.bfloat16):
+        x = tf.cast(x, tf.float32)
     least = tf.constant(floor, x.dtype)
     size = tf.maximum(tf.reduce_max(tf.abs(x), axis=-1, keepdims=True), least)
     size = tf.stop_gradient(size)
@@ -144,8 +139,19 @@ class _EmbeddingLoss(keras.losses.Loss):
         return super().get_config() | {"dtype": self.dtype}
 
 
+class _Contrastive(_EmbeddingLoss):
+    """A loss with a temperature; `UserError` unless that is above 0."""
+
+    def __init__(self, temperature: float = 0.2, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.temperature = check_temperature(temperature)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"temperature": self.temperature}
+
+
 @serializable
-class NTXent(_EmbeddingLoss):
+class NTXent(_Contrastive):
     """NT-Xent of SimCLR (Chen et al., 2020, eq. 1): which other row shows the same image?
 
     `loss(first, second)`: embeddings [B,D] of two views of the same images. The value of an image
@@ -154,7 +160,6 @@ class NTXent(_EmbeddingLoss):
 
     Args:
       temperature: divides the cosines; 0.5 in SimCLR, 0.2 in ADIOS.
-      **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
 
     Raises:
       UserError: a temperature that is not above 0.
@@ -165,16 +170,9 @@ class NTXent(_EmbeddingLoss):
     0.0003
     """
 
-    def __init__(self, temperature: float = 0.2, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.temperature = check_temperature(temperature)
-
     def _per_example(self, target: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
         there = nt_xent_rows(prediction, target, self.temperature)
         return (there + nt_xent_rows(target, prediction, self.temperature)) / 2
-
-    def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {"temperature": self.temperature}
 
 
 @serializable
@@ -183,9 +181,6 @@ class CosineDistance(_EmbeddingLoss):
 
     `loss(target, prediction)`, both [B,D]: the EMA encoder's projection of one view and the
     prediction made from the other. No gradient flows into the target; BYOL sums both directions.
-
-    Args:
-      **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
 
     >>> import tensorflow as tf
     >>> z = tf.constant([[1.0, 0.0], [0.0, 3.0]])
@@ -205,9 +200,6 @@ class NegativeCosine(_EmbeddingLoss):
     `loss(target, prediction)`, both [B,D]: the projection of one view and the prediction made
     from the other. No gradient flows into the target; SimSiam averages both directions.
 
-    Args:
-      **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
-
     >>> import tensorflow as tf
     >>> float(NegativeCosine()(tf.eye(2), -tf.eye(2)))
     1.0
@@ -218,7 +210,7 @@ class NegativeCosine(_EmbeddingLoss):
 
 
 @serializable
-class InfoNCE(_EmbeddingLoss):
+class InfoNCE(_Contrastive):
     """MoCo's InfoNCE (He et al., 2020, eq. 1): the key among a queue of negatives.
 
     `loss((key, queue), query)`: key and query [B,D] of the same images, queue [K,D] of other
@@ -226,7 +218,6 @@ class InfoNCE(_EmbeddingLoss):
 
     Args:
       temperature: divides the cosines; 0.07 in MoCo, 0.2 in MoCo v2.
-      **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
 
     Raises:
       UserError: a temperature that is not above 0.
@@ -237,16 +228,9 @@ class InfoNCE(_EmbeddingLoss):
     0.5514
     """
 
-    def __init__(self, temperature: float = 0.2, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.temperature = check_temperature(temperature)
-
     def _per_example(self, target: tuple[tf.Tensor, tf.Tensor], prediction: tf.Tensor) -> tf.Tensor:
         key, queue = map(tf.stop_gradient, target)
         return info_nce(prediction, key, normalize(queue), self.temperature)
-
-    def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {"temperature": self.temperature}
 
 
 @serializable
@@ -262,7 +246,6 @@ class MixMask(_EmbeddingLoss):
 
     Args:
       loss: l, another loss of this module.
-      **kwargs: `reduction`, `name`, `dtype` of `keras.losses.Loss`.
 
     Raises:
       UserError: `loss` is none of this module.
@@ -281,7 +264,8 @@ class MixMask(_EmbeddingLoss):
         self.loss = loss
 
     def _per_example(self, target: Any, prediction: tf.Tensor) -> tf.Tensor:
-        (own, *others), visible, partner = _as_tuple(target[0]), target[1], target[2]
+        keys, visible, partner = target
+        own, *others = keys if isinstance(keys, tuple | list) else (keys,)
         theirs = distribution.permute(own, tf.cast(partner, tf.int32))
         as_own, as_partner = (
             self.loss.call((key, *others) if others else key, prediction) for key in (own, theirs)
@@ -294,7 +278,3 @@ class MixMask(_EmbeddingLoss):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "MixMask":
         return cls(**config | {"loss": keras.saving.deserialize_keras_object(config["loss"])})
-
-
-def _as_tuple(value: Any) -> tuple:
-    return tuple(value) if isinstance(value, tuple | list) else (value,)

@@ -17,10 +17,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from adios_tf.errors import UserError
-from adios_tf.registry import Registry
+from adios_tf.registry import Registry, construct
 from adios_tf.serialization import serializable
 
 __all__ = ["LARS", "OPTIMIZERS", "SGD", "AdamW", "build_optimizer", "is_one_dimensional"]
@@ -52,7 +53,7 @@ class _Optimizer(keras.optimizers.Optimizer):
         learning_rate: Rate,
         weight_decay: float,
         exclude_1d: bool,
-        accumulation_steps: int,
+        accumulation_steps: int = 1,
         **kwargs: Any,
     ):
         for name, value in (("learning_rate", learning_rate), ("weight_decay", weight_decay)):
@@ -77,11 +78,8 @@ class _Optimizer(keras.optimizers.Optimizer):
         if self.built:
             return
         super().build(variables)
-        self._excluded = frozenset(
-            index
-            for index, variable in enumerate(variables)
-            if self.exclude_1d and is_one_dimensional(variable)
-        )
+        left_out = [self.exclude_1d and is_one_dimensional(variable) for variable in variables]
+        self._excluded = frozenset(np.flatnonzero(left_out).tolist())
         if self.accumulation_steps > 1:
             self._sums = self.add_optimizer_variables(variables, "gradient_sum")
 
@@ -114,9 +112,8 @@ class _Optimizer(keras.optimizers.Optimizer):
         return self._get_variable_index(variable) in self._excluded
 
     def get_config(self) -> dict[str, Any]:
-        config = super().get_config()
-        config |= {"exclude_1d": self.exclude_1d, "accumulation_steps": self.accumulation_steps}
-        return config
+        own = {"exclude_1d": self.exclude_1d, "accumulation_steps": self.accumulation_steps}
+        return super().get_config() | own
 
 
 @OPTIMIZERS.register("sgd", "momentum, weight decay added to the gradient")
@@ -144,15 +141,12 @@ class SGD(_Optimizer):
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         exclude_1d: bool = False,
-        accumulation_steps: int = 1,
         name: str = "sgd",
         **kwargs: Any,
     ):
         if not 0 <= momentum < 1:
             raise UserError(f"momentum={momentum} must lie in [0, 1)")
-        super().__init__(
-            learning_rate, weight_decay, exclude_1d, accumulation_steps, name=name, **kwargs
-        )
+        super().__init__(learning_rate, weight_decay, exclude_1d, name=name, **kwargs)
         self.momentum = momentum
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
@@ -207,15 +201,12 @@ class LARS(SGD):
         eta: float = 0.02,
         clip: bool = True,
         exclude_1d: bool = True,
-        accumulation_steps: int = 1,
         name: str = "lars",
         **kwargs: Any,
     ):
         if not eta > 0:
             raise UserError(f"eta={eta} must be above 0")
-        super().__init__(
-            learning_rate, momentum, weight_decay, exclude_1d, accumulation_steps, name, **kwargs
-        )
+        super().__init__(learning_rate, momentum, weight_decay, exclude_1d, name, **kwargs)
         self.eta, self.clip = eta, clip
 
     def _direction(self, gradient: tf.Tensor, variable: Any, learning_rate: tf.Tensor) -> tf.Tensor:
@@ -249,20 +240,12 @@ class AdamW(_Optimizer, keras.optimizers.AdamW):
         learning_rate: Rate,
         weight_decay: float = 0.0,
         exclude_1d: bool = True,
-        accumulation_steps: int = 1,
         epsilon: float = 1e-8,
         name: str = "adamw",
         **kwargs: Any,
     ):
-        super().__init__(
-            learning_rate,
-            weight_decay,
-            exclude_1d,
-            accumulation_steps,
-            epsilon=epsilon,
-            name=name,
-            **kwargs,
-        )
+        options = kwargs | {"epsilon": epsilon, "name": name}
+        super().__init__(learning_rate, weight_decay, exclude_1d, **options)
 
     def _update(self, gradient: tf.Tensor, variable: Any, learning_rate: tf.Tensor) -> None:
         if self.weight_decay and not self._is_excluded(variable):
@@ -295,15 +278,12 @@ def build_optimizer(
     Raises:
       UserError: an unknown name or a number out of range.
     """
-    kind = OPTIMIZERS[name]
-    options: dict[str, Any] = {
+    options = {
         "weight_decay": weight_decay,
+        "momentum": momentum,
+        "eta": eta,
+        "clip": clip,
+        "exclude_1d": exclude_1d,
         "accumulation_steps": accumulation_steps,
     }
-    if exclude_1d is not None:
-        options["exclude_1d"] = exclude_1d
-    if issubclass(kind, SGD):
-        options["momentum"] = momentum
-    if issubclass(kind, LARS):
-        options |= {"eta": eta, "clip": clip}
-    return kind(learning_rate, **options)
+    return construct(OPTIMIZERS[name], options, learning_rate=learning_rate)

@@ -20,6 +20,12 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     return UserError(f"unknown {kind} {name!r}: {hint}known are {', '.join(known)}")
 
 
+def check_choice(kind: str, name: str, known: Iterable[str]) -> None:
+    """Raises `UserError` with the nearest known name unless `name` is among the known ones."""
+    if name not in known:
+        raise unknown_name(kind, name, known)
+
+
 class Registry:
     """Maps a name to a class or function, with one line of description each.
 

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from adios_tf.errors import UserError
-from adios_tf.registry import Registry
+from adios_tf.registry import Registry, construct
 from adios_tf.serialization import serializable
 
 __all__ = ["SCHEDULES", "WarmupCosine", "build_schedule", "cosine_ramp"]
@@ -16,6 +16,7 @@ __all__ = ["SCHEDULES", "WarmupCosine", "build_schedule", "cosine_ramp"]
 SCHEDULES = Registry("schedule")
 
 
+@SCHEDULES.register("warmup_cosine", "linear warm-up, then a cosine to the minimum")
 @serializable
 class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
     """Linear warm-up to `base`, then half a cosine down to `minimum`.
@@ -96,28 +97,24 @@ def _check_length(epochs: int, steps_per_epoch: int) -> None:
         )
 
 
-@SCHEDULES.register("warmup_cosine", "linear warm-up, then a cosine to the minimum")
-def _warmup_cosine(
-    base: float, epochs: int, steps_per_epoch: int, options: dict[str, Any]
-) -> WarmupCosine:
-    names = ("warmup_epochs", "warmup_start", "minimum", "per_epoch")
-    chosen = {name: options[name] for name in names}
-    return WarmupCosine(base, epochs, steps_per_epoch, **chosen)
-
-
 @SCHEDULES.register("cosine", "a cosine from the base rate to the minimum")
 def _cosine(
-    base: float, epochs: int, steps_per_epoch: int, options: dict[str, Any]
+    base: float,
+    epochs: int,
+    steps_per_epoch: int,
+    warmup_start: float,
+    minimum: float,
+    per_epoch: bool,
 ) -> WarmupCosine:
-    return _warmup_cosine(base, epochs, steps_per_epoch, {**options, "warmup_epochs": 0})
+    return WarmupCosine(base, epochs, steps_per_epoch, 0, warmup_start, minimum, per_epoch)
 
 
 @SCHEDULES.register("step", "times gamma at each milestone (epochs)")
 def _step(
-    base: float, epochs: int, steps_per_epoch: int, options: dict[str, Any]
+    base: float, epochs: int, steps_per_epoch: int, milestones: Sequence[int], gamma: float
 ) -> keras.optimizers.schedules.LearningRateSchedule:
     _check_length(epochs, steps_per_epoch)
-    milestones, gamma = list(options["milestones"]), options["gamma"]
+    milestones = list(milestones)
     if not milestones or milestones != sorted(set(milestones)) or milestones[0] < 1:
         raise UserError(
             f"milestones={milestones}: name at least one epoch, ascending, from 1 on, "
@@ -130,7 +127,7 @@ def _step(
 
 
 @SCHEDULES.register("constant", "the base rate throughout")
-def _constant(base: float, epochs: int, steps_per_epoch: int, options: dict[str, Any]) -> float:
+def _constant(base: float) -> float:
     return float(base)
 
 
@@ -162,6 +159,9 @@ def build_schedule(
     if not 0 <= base < np.inf:
         raise UserError(f"learning rate {base}: it is a number from 0 on")
     options = {
+        "base": base,
+        "epochs": epochs,
+        "steps_per_epoch": steps_per_epoch,
         "warmup_epochs": warmup_epochs,
         "warmup_start": warmup_start,
         "minimum": minimum,
@@ -169,7 +169,7 @@ def build_schedule(
         "milestones": milestones,
         "gamma": gamma,
     }
-    return SCHEDULES[name](base, epochs, steps_per_epoch, options)
+    return construct(SCHEDULES[name], options)
 
 
 def cosine_ramp(step: tf.Tensor, total_steps: int, base: float, final: float) -> tf.Tensor:

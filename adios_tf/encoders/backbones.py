@@ -1,12 +1,13 @@
 """Encoders by name: normalized images in, one feature vector per image out."""
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import keras
 
 from adios_tf.encoders.builders import BACKBONES, pooled
 from adios_tf.encoders.rebuild import Plan
 from adios_tf.errors import UserError
+from adios_tf.registry import check_choice
 
 StemKind = Literal["auto", "small", "imagenet", "adios_cifar"]
 _SMALLEST = 16
@@ -50,13 +51,10 @@ def build_encoder(
     build = BACKBONES[name]
     if image_size < _SMALLEST:
         raise UserError(f"an encoder needs images of {_SMALLEST} pixels or more, not {image_size}")
-    for word, value, known in (
-        ("stem", stem, ("auto", "small", "imagenet", "adios_cifar")),
-        ("padding", padding, ("same", "torch")),
-    ):
-        if value not in known:
-            raise UserError(f"unknown {word} {value!r}: known are {', '.join(known)}")
-    plan = Plan(stem, padding, batchnorm_momentum, batchnorm_epsilon)
+    check_choice("stem", stem, get_args(StemKind))
+    check_choice("padding", padding, ("same", "torch"))
+    batchnorm = {"momentum": batchnorm_momentum, "epsilon": batchnorm_epsilon}
+    plan = Plan(stem, padding, batchnorm | {"synchronized": True})
     try:
         model = build(name, image_size, in_channels, plan, **options)
     except TypeError as error:

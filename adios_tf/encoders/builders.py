@@ -11,15 +11,17 @@ from typing import Any
 
 import keras
 
-from adios_tf.encoders.convnet import build_convnet
 from adios_tf.encoders.names import BACKBONE_LINES
 from adios_tf.encoders.rebuild import Family, Plan, rebuild
 from adios_tf.encoders.vit import build_vit
 from adios_tf.errors import UserError
+from adios_tf.nets.initializers import kaiming_kernel
 from adios_tf.registry import Registry
 
 BACKBONES = Registry("backbone")
 _LARGEST_SMALL = 64
+# Output channels, kernel side and stride of each convolution at width 1.
+_CONVNET = ((32, 4, 2), (64, 3, 2), (128, 3, 2), (256, 3, 1))
 _RESNET_STEM = ("conv1_conv", 4, ("pool1_pool",))
 
 
@@ -43,9 +45,8 @@ def _keras_cv(
 ) -> keras.Model:
     import keras_cv
 
-    if family.network != "ResNetBackbone" and (
-        plan.padding == "torch" or plan.stem == "adios_cifar"
-    ):
+    of_resnets = plan.padding == "torch" or plan.stem == "adios_cifar"
+    if of_resnets and family.network != "ResNetBackbone":
         raise UserError(
             f"backbone {name} has neither padding torch nor stem adios_cifar: "
             "resnet18, resnet34 and resnet50 have"
@@ -81,15 +82,26 @@ def _vit(
 def _convnet(
     name: str, image_size: int, in_channels: int, plan: Plan, *, width: float = 1.0
 ) -> keras.Model:
+    """A small encoder for 32-pixel images on a CPU: [B,S,S,C] to float32 [B,256 x width].
+
+    Convolution, BatchNorm and ReLU four times. The image is halved at once: on a CPU the maps at
+    full size would cost more than all the rest.
+    """
     _refuse_choices(name, plan)
-    inputs = keras.Input((image_size, image_size, in_channels), name="image")
-    maps = build_convnet(
-        inputs,
-        width=width,
-        batchnorm_momentum=plan.batchnorm_momentum,
-        batchnorm_epsilon=plan.batchnorm_epsilon,
-    )
-    return pooled(inputs, maps, name)
+    x = inputs = keras.Input((image_size, image_size, in_channels), name="image")
+    for i, (filters, kernel, stride) in enumerate(_CONVNET):
+        x = keras.layers.Conv2D(
+            max(1, round(filters * width)),
+            kernel,
+            strides=stride,
+            padding="same",
+            use_bias=False,
+            kernel_initializer=kaiming_kernel(),
+            name=f"conv_{i}",
+        )(x)
+        x = keras.layers.BatchNormalization(**plan.batchnorm, name=f"norm_{i}")(x)
+        x = keras.layers.ReLU(name=f"relu_{i}")(x)
+    return pooled(inputs, x, name)
 
 
 def _refuse_choices(name: str, plan: Plan) -> None:

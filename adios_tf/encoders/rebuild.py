@@ -36,8 +36,7 @@ class Plan:
 
     stem: str
     padding: str
-    batchnorm_momentum: float
-    batchnorm_epsilon: float
+    batchnorm: dict[str, Any]
 
 
 def rebuild(
@@ -62,16 +61,11 @@ class _Traversal:
         self.drops = () if plan.stem == "imagenet" else family.drops
         self.bottleneck = getattr(backbone, "block_type", None) == "block"
         self.pads: dict[str, int] = {}
-        self.batchnorm = {
-            "momentum": plan.batchnorm_momentum,
-            "epsilon": plan.batchnorm_epsilon,
-            "synchronized": True,
-        }
 
     def clone(self, layer: keras.Operation) -> keras.Operation:
         config = layer.get_config()
         if isinstance(layer, keras.layers.BatchNormalization):
-            config |= self.batchnorm
+            config |= self.plan.batchnorm
         elif isinstance(layer, keras.layers.Conv2D):
             config |= self._convolution(layer)
         elif isinstance(layer, keras.layers.MaxPooling2D):
@@ -83,7 +77,7 @@ class _Traversal:
         if _is_wrapped(clone):
             for inner in clone._flatten_layers(include_self=False):
                 if isinstance(inner, keras.layers.BatchNormalization):
-                    for name, value in self.batchnorm.items():
+                    for name, value in self.plan.batchnorm.items():
                         setattr(inner, name, value)
         return clone
 
@@ -115,9 +109,7 @@ class _Traversal:
     def _torchvision_stride(self, name: str, stride: int) -> int:
         """A bottleneck strides in its 3x3 convolution in torchvision, in the 1x1 in keras-cv."""
         first = re.fullmatch(r"v2_stack_[1-9]_block1_([12])_conv", name)
-        if not (self.bottleneck and first):
-            return stride
-        return int(first[1])
+        return int(first[1]) if self.bottleneck and first else stride
 
     def _padding(self, name: str, kernel: int, stride: int) -> dict[str, str]:
         """PyTorch pads all sides alike; Keras pads strided layers on the right and below only.

@@ -13,8 +13,7 @@ _STEM, _PADS = "conv1_conv", ("conv1_conv_pad", "pool1_pool_pad", "pool1_pool")
 def at_side(encoder: keras.Model, image_size: int) -> keras.Model:
     """Returns the encoder for normalized images [B,S,S,C] of another side, with its weights.
 
-    Raises:
-      UserError: its weights belong to one side, as the position table of a ViT does.
+    `UserError` where these belong to one side, as the position table of a ViT does.
     """
     if encoder.input_shape[1] == image_size:
         return encoder
@@ -35,9 +34,7 @@ def with_cifar_stem(encoder: keras.Model, seed: int) -> keras.Model:
 
     The new one has 3x3 pixels, stride 1, 2 pixels of padding and PyTorch's default first weights;
     the max-pool goes. ADIOS's fine-tuning does so on CIFAR, whatever stem was pretrained.
-
-    Raises:
-      UserError: not one of the ResNets of `build_encoder`.
+    `UserError` unless it is one of the ResNets of `build_encoder`.
     """
     names = {layer.name for layer in encoder.layers}
     if _STEM not in names:

@@ -10,7 +10,7 @@ apart; timm has one tensor, which is one weight to LARS (one norm) and has a 1-D
 import keras
 
 from adios_tf.errors import UserError
-from adios_tf.nets.initializers import torch_bias, torch_kernel
+from adios_tf.nets.initializers import torch_default
 from adios_tf.serialization import serializable
 
 _EPSILON = 1e-6
@@ -65,10 +65,7 @@ def build_vit(
     1e-6, a final LayerNorm (Dosovitskiy et al., arXiv 2010.11929; sizes Tiny and Small of DeiT,
     arXiv 2012.12877). Weights, names aside, are those of timm 0.5.4, and start as there: N(0,
     0.02), which timm cuts at +-2, a hundred deviations; biases 0; the patch convolution's kernel
-    and bias as PyTorch's default.
-
-    Raises:
-      UserError: the side is no multiple of the patch.
+    and bias as PyTorch's default. `UserError` where the side is no multiple of the patch.
     """
     patch = patch or default_patch(image_size)
     if image_size % patch:
@@ -78,12 +75,7 @@ def build_vit(
         )
     inputs = keras.Input((image_size, image_size, in_channels), name="image")
     x = keras.layers.Conv2D(
-        width,
-        patch,
-        strides=patch,
-        kernel_initializer=torch_kernel(),
-        bias_initializer=torch_bias(patch**2 * in_channels),
-        name="patch_embedding",
+        width, patch, strides=patch, **torch_default(patch**2 * in_channels), name="patch_embedding"
     )(inputs)
     x = keras.layers.Reshape(((image_size // patch) ** 2, width), name="patches")(x)
     x = ClassTokenAndPositions(name="tokens")(x)

@@ -6,9 +6,9 @@ import keras
 import tensorflow as tf
 
 from adios_tf.errors import UserError
-from adios_tf.masking.base import MASKINGS, Masking, Masks
-from adios_tf.masking.one_slot import OneSlot
+from adios_tf.masking.base import MASKINGS, Masking, Masks, OneSlot
 from adios_tf.masking.penalties import coverage, entropy, sparsity
+from adios_tf.registry import check_choice
 from adios_tf.serialization import serializable
 
 ENTROPY_KINDS = ("coverage", "softmax", "softmax_joint")
@@ -50,8 +50,7 @@ class Adversarial(Masking):
                 "--num_masks=1 would hide everything: a softmax over one slot is 1 everywhere; "
                 "take at least 2 (the recipes use 4 or 6)"
             )
-        if entropy_kind not in ENTROPY_KINDS:
-            raise UserError(f"entropy_kind must be one of {', '.join(ENTROPY_KINDS)}")
+        check_choice("--entropy_kind", entropy_kind, ENTROPY_KINDS)
         self.masker, self.num_masks = masker, masker.output_shape[-1]
         self.sparsity_weight = sparsity_weight
         self.entropy_weight, self.entropy_kind = entropy_weight, entropy_kind

@@ -3,6 +3,7 @@
 import keras
 import tensorflow as tf
 
+from adios_tf import distribution
 from adios_tf.registry import Registry
 from adios_tf.serialization import Configured, serializable
 
@@ -82,6 +83,32 @@ class Masking(Configured, keras.layers.Layer):
     def inference_model(self, image_size: int) -> keras.Model | None:
         """A model that maps normalized images [B,S,S,3] to masks [B,S,S,N], to be saved."""
         return None
+
+
+class OneSlot(Masking):
+    """Mixed into a masking of N slots, as in ADIOS-s: one per image, drawn anew for each update.
+
+    All N slots pay the penalty; both views of an image use the same slot.
+    """
+
+    @property
+    def num_copies(self) -> int:
+        """One occluded copy of a view, that of the slot drawn."""
+        return 1
+
+    def draw_slots(self, rows: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Returns a slot per image of this replica, int32 [rows], uniform over N."""
+
+        def sample(total: tf.Tensor) -> tf.Tensor:
+            return tf.random.stateless_uniform([total], seed, 0, self.num_masks, tf.int32)
+
+        return distribution.draw(sample, rows)
+
+    def slots(self, masks: Masks, seed: tf.Tensor) -> list[Masks]:
+        first = next(iter(masks.values()))
+        slot = self.draw_slots(tf.shape(first)[0], seed)
+        chosen = tf.one_hot(slot, self.num_masks, dtype=first.dtype)[:, None, None, :]
+        return [{view: tf.reduce_sum(stack * chosen, -1) for view, stack in masks.items()}]
 
 
 @MASKINGS.register("none", "nothing is hidden: the plain objective between two views")

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from adios_tf.errors import UserError
 from adios_tf.masking.grid import choose, upsample
+from adios_tf.masking.sampling import bisect
 
 KINDS = ("projection", "topk", "at_most", "near", "sparsity")
 LOGIT_LIMIT = 15.0
@@ -22,8 +23,7 @@ _SLOPE_FLOOR = 1e-6
 def as_list(budget: Sequence[float], steps: int) -> tuple[float, ...]:
     """Returns one budget per step from one for all, or from a list of them.
 
-    Raises:
-      UserError: another number of budgets than steps, or one outside (0,1).
+    `UserError` for another number of budgets than steps, or one outside (0,1).
     """
     budget = tuple(budget)
     if len(budget) == 1:
@@ -54,16 +54,10 @@ def _bisect(logits: tf.Tensor, free: tf.Tensor, target: tf.Tensor, edge: float) 
     A function of its own so that an eager step runs it as one operation.
     """
 
-    def halve(step: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        middle = (low + high) / 2
-        short = _mean(free * tf.sigmoid(logits + middle)) < target
-        return step + 1, tf.where(short, middle, low), tf.where(short, high, middle)
+    def short(shift: tf.Tensor) -> tf.Tensor:
+        return _mean(free * tf.sigmoid(logits + shift)) < target
 
-    ends = -edge * tf.ones_like(target), edge * tf.ones_like(target)
-    _, low, high = tf.while_loop(
-        lambda step, low, high: step < _BISECTIONS, halve, (tf.constant(0), *ends)
-    )
-    return (low + high) / 2
+    return bisect(short, -edge * tf.ones_like(target), edge * tf.ones_like(target), _BISECTIONS)
 
 
 def project(
@@ -73,16 +67,11 @@ def project(
 
     t is found by bisection, without gradient, and corrected by one differentiable Newton step, so
     that the gradient is the implicit one: that of the total coverage vanishes, and the adversary
-    can move what it hides but not hide more.
+    can move what it hides but not hide more. A constant added to the logits [B,H,W] changes
+    nothing.
 
-    Args:
-      logits: [B,H,W]; a constant added to them changes nothing.
-      free: [B,H,W] in [0,1], what is still visible.
-      budget: share of the image to hide; at most 0.999 of what is free.
-      temperature: T.
-
-    Returns:
-      [B,H,W] in [0,1], with mean(free * gate) = min(budget, 0.999 mean(free)) per image.
+    Returns [B,H,W] in [0,1] with mean(free * gate) = min(budget, 0.999 mean(free)) per image, where
+    `free` [B,H,W] in [0,1] is what is still visible, and the budget the share of the image to hide.
     """
     room = _mean(free)
     center = tf.stop_gradient(_mean(free * logits) / tf.maximum(room, _SLOPE_FLOOR))
@@ -100,15 +89,10 @@ def top_share(
 ) -> tf.Tensor:
     """A binary gate on the largest logits among what is free, with the sigmoid's gradient.
 
-    Args:
-      logits: [B,S,S].
-      free: [B,S,S], 1 where still visible and 0 where not.
-      budget: share of the image to hide, rounded down to whole cells.
-      temperature: of the sigmoid whose gradient passes straight through.
-      cell: side in pixels of the cells that are hidden as a whole; it divides S.
-
-    Raises:
-      UserError: the cells do not tile the image, or the budget is less than one of them.
+    Logits are [B,S,S]; `free` is 1 where still visible and 0 where not; the budget is the share of
+    the image to hide, rounded down to whole cells of `cell` pixels a side. The temperature is that
+    of the sigmoid whose gradient passes straight through. `UserError` where the cells do not tile
+    the image, or the budget is less than one of them.
     """
     side = logits.shape[1]
     if side % cell:
@@ -134,10 +118,7 @@ def top_share(
 def excess(coverages: tf.Tensor, budgets: Sequence[float], both_sides: bool) -> tf.Tensor:
     """Sum over steps of the batch mean of (s - r)^2, where s is above r, or on both sides.
 
-    Args:
-      coverages: s, [B,N].
-      budgets: r, N shares.
-      both_sides: whether less than the budget costs as well.
+    `coverages` are s, [B,N], `budgets` the N shares r.
     """
     beyond = coverages - tf.constant(budgets, coverages.dtype)
     if not both_sides:

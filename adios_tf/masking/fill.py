@@ -126,19 +126,19 @@ class Noise(Paint):
         self.noise_std, self.noise_tile = noise_std, noise_tile
 
     def paint(self, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        size = images.shape[1:]
+        side = self.noise_tile
 
-        def sample(rows: tf.Tensor) -> tf.Tensor:
-            return tf.random.stateless_normal([rows, *size], seed, stddev=self.noise_std)
+        def sample(*shape: Any) -> tf.Tensor:
+            return tf.random.stateless_normal(shape, seed, stddev=self.noise_std)
 
-        if self.noise_tile:
-            tile = tf.random.stateless_normal(
-                [1, self.noise_tile, self.noise_tile, size[-1]], seed, stddev=self.noise_std
-            )
+        if side:
+            noise = sample(1, side, side, images.shape[-1])
             for axis in (1, 2):
-                tile = tf.gather(tile, tf.range(images.shape[axis]) % self.noise_tile, axis=axis)
-            return tf.cast(tile, images.dtype)
-        return tf.cast(distribution.draw(sample, tf.shape(images)[0]), images.dtype)
+                noise = tf.gather(noise, tf.range(images.shape[axis]) % side, axis=axis)
+        else:
+            rows = tf.shape(images)[0]
+            noise = distribution.draw(lambda total: sample(total, *images.shape[1:]), rows)
+        return tf.cast(noise, images.dtype)
 
 
 @FILLS.register("blur", "the image itself, strongly blurred")

@@ -18,8 +18,7 @@ LOG_ASPECT = math.log(1 / 0.3)
 def upsample(grid: tf.Tensor, height: int, width: int) -> tf.Tensor:
     """Returns a grid [B,G,G'] as an image [B,height,width] with hard edges between cells.
 
-    Raises:
-      UserError: the grid has more cells a side than the image has pixels.
+    `UserError` where the grid has more cells a side than the image has pixels.
     """
     for cells, pixels in zip(grid.shape[1:3], (height, width), strict=True):
         if cells > pixels:
@@ -32,12 +31,9 @@ def upsample(grid: tf.Tensor, height: int, width: int) -> tf.Tensor:
 def rectangles(
     begins: Sequence[tf.Tensor], sides: Sequence[tf.Tensor | float], shape: Sequence[int]
 ) -> tf.Tensor:
-    """Returns one rectangle per image, bool [B,height,width].
+    """Returns one rectangle per image of that shape, bool [B,height,width].
 
-    Args:
-      begins: first row and first column, each [B].
-      sides: height and width, each [B] or a number.
-      shape: of the image.
+    `begins` are first row and first column, each [B]; `sides` height and width, [B] or a number.
     """
     within = []
     for begin, side, pixels in zip(begins, sides, shape, strict=True):
@@ -45,6 +41,17 @@ def rectangles(
         end = (begin + side)[:, None]
         within.append((line >= begin[:, None]) & (line < end))
     return within[0][:, :, None] & within[1][:, None, :]
+
+
+def corners(
+    places: Sequence[tf.Tensor], sides: Sequence[tf.Tensor | float], shape: Sequence[int]
+) -> list[tf.Tensor]:
+    """Returns first row and column [B] of rectangles, uniform over those that lie in the image.
+
+    `places` are two uniform numbers in [0,1), each [B]; sides and shape as for `rectangles`.
+    """
+    terms = zip(places, sides, shape, strict=True)
+    return [tf.floor(place * (pixels - side + 1)) for place, side, pixels in terms]
 
 
 def choose(noise: tf.Tensor, number: tf.Tensor | int) -> tf.Tensor:
@@ -57,11 +64,7 @@ def choose(noise: tf.Tensor, number: tf.Tensor | int) -> tf.Tensor:
 
 
 def kept_cells(keep_ratio: float, cells: int, what: str) -> int:
-    """Returns how many of the cells stay visible, rounded down.
-
-    Raises:
-      UserError: all or none would.
-    """
+    """Returns how many cells stay visible, rounded down; `UserError` if all or none would."""
     kept = int(keep_ratio * cells + 1e-6)
     if not 0 < kept < cells:
         raise UserError(
@@ -83,20 +86,14 @@ def check_ratio(keep_ratio: float) -> float:
 def grow_blocks(draw: Draw, size: int, target: int, seed: tf.Tensor) -> tf.Tensor:
     """Sets rectangles of cells until `target` are set (BEiT's generator, as MixMask uses it).
 
-    A rectangle has an area from min(4, room) to the room that is left, a log-uniform aspect
-    between 0.3 and 1/0.3, and sides below the grid's; it is kept where it sets at least one new
-    cell and not more than there is room for. Ten rejected in a row end the mask. On the grids
-    where that rule leaves no rectangle (target below 4, or fewer than 4 cells a side), the
-    smallest area is the target and a side may be the grid's (papers: MixMask, e.1).
+    A rectangle has an area from min(4, room) to the room that is left, a log-uniform aspect between
+    0.3 and 1/0.3, and sides below the grid's; it is kept where it sets at least one new cell and
+    not more than there is room for. Ten rejected in a row end the mask. On the grids where that
+    rule leaves no rectangle (target below 4, or fewer than 4 cells a side), the smallest area is
+    the target and a side may be the grid's (papers: MixMask, e.1).
 
-    Args:
-      draw: uniform numbers, `draw(seed, width)` -> [B, width].
-      size: cells a side.
-      target: cells to set, 1 <= target < size**2.
-      seed: int32 [2].
-
-    Returns:
-      bool [B,size,size]; may fall short of the target.
+    With uniform numbers `draw(seed, width)` -> [B, width] and 1 <= target < size**2, returns bool
+    [B,size,size], which may fall short of the target.
     """
     least, longest = min(4, target), size if size < 4 else size - 1
 
@@ -111,9 +108,8 @@ def grow_blocks(draw: Draw, size: int, target: int, seed: tf.Tensor) -> tf.Tenso
         aspect = tf.exp((2 * u[1] - 1) * LOG_ASPECT)
         height = tf.round(tf.sqrt(area * aspect))
         width = tf.round(tf.sqrt(area / aspect))
-        top = tf.floor(u[2] * (size - height + 1))
-        left = tf.floor(u[3] * (size - width + 1))
-        block = rectangles((top, left), (height, width), (size, size))
+        sides, shape = (height, width), (size, size)
+        block = rectangles(corners(u[2:], sides, shape), sides, shape)
         new = tf.reduce_sum(tf.cast(block & ~grid, tf.float32), (1, 2))
         open_ = (room > 0) & (failed < ATTEMPTS)
         taken = open_ & (height <= longest) & (width <= longest) & (new > 0) & (new <= room)

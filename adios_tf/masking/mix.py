@@ -6,10 +6,10 @@ from typing import Any
 import tensorflow as tf
 
 from adios_tf import distribution
-from adios_tf.errors import UserError
 from adios_tf.masking.fill import FILLS, Fill, Filled, per_channel
 from adios_tf.masking.sampling import permutation
 from adios_tf.objectives import Embedding, Pair, View
+from adios_tf.registry import check_choice
 from adios_tf.serialization import serializable
 
 PARTNERS = ("reversal", "random")
@@ -41,8 +41,7 @@ class Mix(Fill):
 
     def __init__(self, partner: str = "reversal", **kwargs: Any):
         super().__init__(**kwargs)
-        if partner not in PARTNERS:
-            raise UserError(f"partner must be one of {', '.join(PARTNERS)}, got {partner!r}")
+        check_choice("--partner", partner, PARTNERS)
         self.partner = partner
 
     def order(self, rows: tf.Tensor, seed: tf.Tensor, slot: int) -> tf.Tensor:

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from adios_tf.errors import UserError
 from adios_tf.masking.base import MASKINGS, Masking, Masks
-from adios_tf.masking.grid import check_ratio, choose, rectangles, upsample
+from adios_tf.masking.grid import check_ratio, choose, corners, rectangles, upsample
 from adios_tf.masking.sampling import fold, per_image
 from adios_tf.serialization import serializable
 
@@ -66,10 +66,7 @@ class MSCN(Masking):
 
         u = tf.unstack(draw(fold(seed, 1), 2), axis=1)
         sides = [max(1, round(self.focal_side * pixels)) for pixels in (height, width)]
-        begins = [
-            tf.floor(place * (pixels - side + 1))
-            for place, pixels, side in zip(u, (height, width), sides, strict=True)
-        ]
+        begins = corners(u, sides, (height, width))
         outside = ~rectangles(begins, sides, (height, width))
 
         cells = self.grid_size**2

@@ -8,6 +8,7 @@ from adios_tf import distribution
 from adios_tf.errors import UserError
 from adios_tf.masking.base import MASKINGS, Masking
 from adios_tf.masking.sampling import permutation
+from adios_tf.registry import check_choice
 from adios_tf.serialization import serializable
 
 MORPHS = ("none", "erosion", "dilation", "box")
@@ -71,8 +72,7 @@ class Objects(Masking):
         super().__init__(**kwargs)
         if num_masks < 2:
             raise UserError("--masking=objects needs --num_masks of at least 2: objects and rest")
-        if object_morph not in MORPHS:
-            raise UserError(f"--object_morph must be one of {', '.join(MORPHS)}")
+        check_choice("--object_morph", object_morph, MORPHS)
         self.num_masks, self.object_morph = num_masks, object_morph
         self.morph_size, self.object_shuffle = morph_size, object_shuffle
 

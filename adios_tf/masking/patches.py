@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from adios_tf.errors import UserError
 from adios_tf.masking.base import MASKINGS, Masking
-from adios_tf.masking.grid import check_ratio, choose, kept_cells, rectangles
+from adios_tf.masking.grid import check_ratio, choose, corners, kept_cells, rectangles
 from adios_tf.masking.sampling import fold, per_image
 from adios_tf.serialization import serializable
 
@@ -95,11 +95,7 @@ class Rectangles(Masking):
             aspect = ASPECTS[0] + u[1] * (ASPECTS[1] - ASPECTS[0])
             sides = tf.floor(tf.sqrt(area * aspect)), tf.floor(tf.sqrt(area / aspect))
             cut = [tf.minimum(side, float(p)) for side, p in zip(sides, size, strict=True)]
-            begins = [
-                tf.floor(place * (pixels - side + 1))
-                for place, pixels, side in zip(u[2:], size, cut, strict=True)
-            ]
-            block = rectangles(begins, cut, size)
+            block = rectangles(corners(u[2:], cut, size), cut, size)
             grown = hidden | (block & unfinished(hidden)[:, None, None])
             return step + 1, grown, sides[0]
 

@@ -39,3 +39,18 @@ def permutation(rows: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Returns a random order of the global batch, int32 [R*rows]."""
     # An argsort rather than a shuffle, which XLA cannot compile.
     return tf.argsort(tf.random.stateless_uniform([rows * distribution.count()], seed))
+
+
+def bisect(
+    below: Callable[[tf.Tensor], tf.Tensor], low: tf.Tensor, high: tf.Tensor, halvings: int
+) -> tf.Tensor:
+    """Returns where `below`, true up to some value between low and high, ceases to be."""
+
+    def halve(step: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        middle = (low + high) / 2
+        short = below(middle)
+        return step + 1, tf.where(short, middle, low), tf.where(short, high, middle)
+
+    start = tf.constant(0), low, high
+    _, low, high = tf.while_loop(lambda step, *_: step < halvings, halve, start)
+    return (low + high) / 2

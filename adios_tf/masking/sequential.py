@@ -13,9 +13,9 @@ import tensorflow as tf
 
 from adios_tf.errors import UserError
 from adios_tf.masking import budgets
-from adios_tf.masking.base import MASKINGS, Masking, Masks
-from adios_tf.masking.one_slot import OneSlot
+from adios_tf.masking.base import MASKINGS, Masking, Masks, OneSlot
 from adios_tf.masking.penalties import coverage, sparsity
+from adios_tf.registry import check_choice
 from adios_tf.serialization import Configured, serializable
 
 COMBINATIONS = ("stick_breaking", "closed", "overlap", "nested")
@@ -69,21 +69,16 @@ class Recursion(Configured, keras.layers.Layer):
         self.combination, self.history = combination, history
         self.step_embedding, self.history_gradient = step_embedding, history_gradient
         self.gate_temperature, self.topk_cell = gate_temperature, topk_cell
-        self.steps = None
-        if step_embedding:
-            self.steps = self.add_weight((num_masks, _CHANNELS), "zeros", name="steps")
+        shape = (num_masks, _CHANNELS)
+        self.steps = self.add_weight(shape, "zeros", name="steps") if step_embedding else None
         self.built = True
 
     def logits(
         self, images: tf.Tensor, free: tf.Tensor, step: int, training: bool = False
     ) -> tf.Tensor:
-        """What the masker answers at one step, [B,S,S].
+        """What the masker answers at one step (from 0), [B,S,S].
 
-        Args:
-          images: [B,S,S,3].
-          free: [B,S,S], what is still visible.
-          step: counted from 0.
-          training: whether the masker trains.
+        Of images [B,S,S,3] and `free` [B,S,S], what is still visible.
         """
         hidden = (1 - free)[..., None]
         if not self.history_gradient:
@@ -96,12 +91,12 @@ class Recursion(Configured, keras.layers.Layer):
 
     def gate(self, logits: tf.Tensor, free: tf.Tensor, step: int) -> tf.Tensor:
         """Which share of the free part a step hides, [B,S,S]."""
+        temperature = self.gate_temperature
         if self.budget_kind == "projection":
-            return budgets.project(logits, free, self.budget[step], self.gate_temperature)
+            return budgets.project(logits, free, self.budget[step], temperature)
         if self.budget_kind == "topk":
-            share = self.budget[step]
-            return budgets.top_share(logits, free, share, self.gate_temperature, self.topk_cell)
-        return budgets.sigmoid_gate(logits, self.gate_temperature)
+            return budgets.top_share(logits, free, self.budget[step], temperature, self.topk_cell)
+        return budgets.sigmoid_gate(logits, temperature)
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         everything = tf.ones_like(images[..., 0])
@@ -171,14 +166,9 @@ class SequentialMasking(Masking):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        choices = (
-            ("budget_kind", budget_kind, budgets.KINDS),
-            ("combination", combination, COMBINATIONS),
-            ("history", history, HISTORIES),
-        )
-        for name, value, known in choices:
-            if value not in known:
-                raise UserError(f"--{name} must be one of {', '.join(known)}, got {value!r}")
+        check_choice("--budget_kind", budget_kind, budgets.KINDS)
+        check_choice("--combination", combination, COMBINATIONS)
+        check_choice("--history", history, HISTORIES)
         if not gate_temperature > 0:
             raise UserError(f"--gate_temperature={gate_temperature} must be above 0")
         shapes = masker.input_shape[-1], masker.output_shape[-1]

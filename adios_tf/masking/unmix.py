@@ -11,19 +11,17 @@ import tensorflow as tf
 from adios_tf.errors import UserError
 from adios_tf.masking.base import MASKINGS, Masking
 from adios_tf.masking.grid import Blocks, rectangles
-from adios_tf.masking.sampling import fold, per_batch, per_image
+from adios_tf.masking.sampling import bisect, fold, per_batch, per_image
 from adios_tf.serialization import serializable
 
 _BISECTIONS = 24
 
 
 def boxes(share: tf.Tensor, place: tf.Tensor, height: int, width: int) -> tf.Tensor:
-    """Returns boxes that hide about `share` of an image, bool [B,height,width] (CutMix).
+    """Returns boxes that hide about `share` [B] of an image, bool [B,height,width] (CutMix).
 
-    Args:
-      share: [B] in [0,1]; the box's sides are sqrt(share) of the image's, before it is cut.
-      place: [B,2] in [0,1), where its center lies; what reaches beyond the image is cut off.
-      height, width: of the image.
+    A box's sides are sqrt(share) of the image's, before what reaches beyond the image is cut off;
+    its center lies at `place` [B,2] in [0,1).
     """
     halves = [tf.floor(tf.floor(pixels * tf.sqrt(share)) / 2) for pixels in (height, width)]
     centers = [tf.floor(place[:, n] * pixels) for n, pixels in enumerate((height, width))]
@@ -34,14 +32,10 @@ def boxes(share: tf.Tensor, place: tf.Tensor, height: int, width: int) -> tf.Ten
 def symmetric_beta(uniform: tf.Tensor, beta: float) -> tf.Tensor:
     """Returns Beta(beta, beta) variates from uniform ones, by bisection of the distribution."""
 
-    def halve(step: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        middle = (low + high) / 2
-        below = tf.math.betainc(beta, beta, middle) < uniform
-        return step + 1, tf.where(below, middle, low), tf.where(below, high, middle)
+    def below(value: tf.Tensor) -> tf.Tensor:
+        return tf.math.betainc(beta, beta, value) < uniform
 
-    start = tf.constant(0), tf.zeros_like(uniform), tf.ones_like(uniform)
-    _, low, high = tf.while_loop(lambda step, low, high: step < _BISECTIONS, halve, start)
-    return (low + high) / 2
+    return bisect(below, tf.zeros_like(uniform), tf.ones_like(uniform), _BISECTIONS)
 
 
 @MASKINGS.register("unmix", "Un-Mix: two images blended, or a box of one in the other")

@@ -8,12 +8,10 @@ from adios_tf.errors import UserError
 
 
 def gaussian_blur(images: keras.KerasTensor, kernel: int, sigma: float) -> keras.KerasTensor:
-    """Blurs images [B,H,W,C] with a Gaussian; they are mirrored beyond their edges.
+    """Blurs images [B,H,W,C], or the symbolic input of a model, mirrored beyond their edges.
 
-    Args:
-      images: tensors, or the symbolic input of a model.
-      kernel: odd side of the filter in pixels; less than 2 H and 2 W.
-      sigma: standard deviation in pixels.
+    `kernel` is the odd side of the Gaussian in pixels, less than 2 H and 2 W, `sigma` its standard
+    deviation in pixels.
     """
     reach = kernel // 2
     taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
@@ -28,12 +26,9 @@ def gaussian_blur(images: keras.KerasTensor, kernel: int, sigma: float) -> keras
 def build_high_pass(image_size: int, kernel: int = 11) -> keras.Model:
     """A model that maps images [B,S,S,3] to what a blurred copy of them lacks (MSCN).
 
-    The recipe is a kernel of 11 pixels and a sigma of 5 at 224 pixels (papers: MixMask, a.8);
-    for other kernels the sigma is scaled. The model is made of stock operations, so that it loads
-    without this package.
-
-    Raises:
-      UserError: the kernel is even, below 3, or too large for the image.
+    The recipe is a kernel of 11 pixels and a sigma of 5 at 224 pixels (papers: MixMask, a.8); for
+    other kernels the sigma is scaled. The model is made of stock operations, so that it loads
+    without this package. `UserError` where the kernel is even, below 3, or too large for the image.
     """
     if kernel < 3 or kernel % 2 == 0 or kernel // 2 >= image_size:
         raise UserError(

@@ -9,8 +9,8 @@ from typing import Literal, NamedTuple
 import keras
 
 from adios_tf.errors import UserError
-from adios_tf.nets.initializers import torch_bias, torch_kernel
-from adios_tf.registry import unknown_name
+from adios_tf.nets.initializers import torch_default
+from adios_tf.registry import check_choice
 
 
 class Dense(NamedTuple):
@@ -36,11 +36,7 @@ HEADS: dict[str, tuple[Dense, ...]] = {
     "moco_projector": _PLAIN,
     "byol_projector": _NORMED,
     "byol_predictor": _NORMED,
-    "simsiam_projector": (
-        _NORMED_NO_BIAS,
-        _NORMED_NO_BIAS,
-        Dense("out", norm="plain", relu=False),
-    ),
+    "simsiam_projector": (_NORMED_NO_BIAS, _NORMED_NO_BIAS, Dense("out", norm="plain", relu=False)),
     "simsiam_predictor": (_NORMED_NO_BIAS, _LINEAR_OUT),
 }
 
@@ -73,8 +69,7 @@ def build_head(
       UserError: `head` is no known name, or a width is not positive.
     """
     if isinstance(head, str):
-        if head not in HEADS:
-            raise unknown_name("head", head, HEADS)
+        check_choice("head", head, HEADS)
         name, rows = name or head, HEADS[head]
     else:
         rows = head
@@ -90,8 +85,7 @@ def build_head(
         x = keras.layers.Dense(
             widths[row.width],
             use_bias=row.bias,
-            kernel_initializer=torch_kernel(),
-            bias_initializer=torch_bias(x.shape[-1]),
+            **torch_default(x.shape[-1]),
             dtype=keras.config.floatx() if last else None,
             name=f"dense_{i}",
         )(x)

@@ -1,20 +1,22 @@
 """Initial weights as PyTorch draws them, which is what the papers' numbers start from."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import keras
 
 
-def torch_kernel() -> keras.initializers.Initializer:
-    """PyTorch's default kernel of a linear or convolution layer: U(-a, a), a = 1/sqrt(fan_in)."""
-    return keras.initializers.VarianceScaling(1 / 3, mode="fan_in", distribution="uniform")
+def torch_default(fan_in: int) -> dict[str, Any]:
+    """PyTorch's default kernel and bias of a linear or convolution layer, as Keras's arguments.
 
-
-def torch_bias(fan_in: int) -> keras.initializers.Initializer:
-    """PyTorch's default bias: U(-a, a), a = 1/sqrt(fan_in) of the kernel beside it."""
+    Both are U(-a, a) with a = 1/sqrt(fan_in).
+    """
     bound = 1 / math.sqrt(fan_in)
-    return keras.initializers.RandomUniform(-bound, bound)
+    uniform = {"mode": "fan_in", "distribution": "uniform"}
+    return {
+        "kernel_initializer": keras.initializers.VarianceScaling(1 / 3, **uniform),
+        "bias_initializer": keras.initializers.RandomUniform(-bound, bound),
+    }
 
 
 def kaiming_kernel(

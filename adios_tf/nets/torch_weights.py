@@ -7,18 +7,17 @@ bottleneck is ordered C,H,W there and H,W,C here.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import keras
 import numpy as np
 
 from adios_tf.errors import UserError
-from adios_tf.registry import unknown_name
+from adios_tf.registry import check_choice
 
 Layout = Literal["torch", "keras"]
-Change = Callable[[np.ndarray], np.ndarray]
 
 
 def to_keras_layout(array: np.ndarray) -> np.ndarray:
@@ -31,22 +30,25 @@ def to_torch_layout(array: np.ndarray) -> np.ndarray:
     return array.transpose({2: (1, 0), 4: (3, 2, 0, 1)}.get(array.ndim, range(array.ndim)))
 
 
-def _same(array: np.ndarray) -> np.ndarray:
-    return array
-
-
 @dataclass(frozen=True)
 class Entry:
     """One variable of ours and the official array that it is.
 
-    `to_keras` turns the official array in "keras" layout into the variable's value, and
-    `from_keras` turns it back.
+    In the variable's value the official array, in "keras" layout, has its `axis` in this order.
     """
 
     official_name: str
     variable: keras.Variable
-    to_keras: Change = _same
-    from_keras: Change = _same
+    order: np.ndarray | None = None
+    axis: int = 0
+
+    def to_keras(self, array: np.ndarray) -> np.ndarray:
+        """The variable's value from the official array in "keras" layout."""
+        return array if self.order is None else np.take(array, self.order, self.axis)
+
+    def from_keras(self, value: np.ndarray) -> np.ndarray:
+        """The inverse of `to_keras`."""
+        return value if self.order is None else np.take(value, np.argsort(self.order), self.axis)
 
     def to_torch(self, value: np.ndarray) -> np.ndarray:
         """The official array in "torch" layout."""
@@ -64,13 +66,10 @@ def official_mapping(model: keras.Model, kind: str, prefix: str | None = None) -
       model: what `build_unet`, `build_encoder` or `build_head` gave.
       kind: "unet" (ADIOS's mask_encoder and mask_head), "resnet" (torchvision's names), "vit"
         (timm's names), "projector" or "predictor" (numbered as in the official nn.Sequential),
-        "dense" (one dense layer: the online classifier).
+        "dense" (one dense layer: the online classifier). `UserError` if the model is of another.
       prefix: what stands before the names; by default the official attribute's name and a dot
         ("encoder.", "projector.", "predictor."; none for the U-Net; "classifier" without the dot
         for "dense"). The EMA copies have "momentum_encoder.", "momentum_projector.".
-
-    Raises:
-      UserError: unknown kind, or the model is not of that kind.
     """
     kinds = {
         "unet": (_unet, ""),
@@ -80,14 +79,10 @@ def official_mapping(model: keras.Model, kind: str, prefix: str | None = None) -
         "predictor": (_head, "predictor."),
         "dense": (_dense, "classifier"),
     }
-    if kind not in kinds:
-        raise unknown_name("kind of official weights", kind, kinds)
+    check_choice("kind of official weights", kind, kinds)
     entries, default = kinds[kind]
     prefix = default if prefix is None else prefix
-    mapping = [
-        Entry(prefix + e.official_name, e.variable, e.to_keras, e.from_keras)
-        for e in entries(model)
-    ]
+    mapping = [replace(e, official_name=prefix + e.official_name) for e in entries(model)]
     unmatched = {v.path for v in model.weights} - {e.variable.path for e in mapping}
     if unmatched:
         raise UserError(
@@ -107,17 +102,16 @@ def weights_from_official(
 ) -> set[str]:
     """Sets all weights of `model` from official arrays, and returns the names that it used.
 
-    Args:
-      model, kind, prefix: see `official_mapping`.
-      arrays: {official name: array}; others than the model's may be among them.
-      layout: of the arrays.
-
-    Raises:
-      UserError: an array is missing or has another shape (nothing is changed then), or the model
-        pads its convolutions as Keras does and would give other features with these weights.
+    For model, kind and prefix see `official_mapping`; `arrays` is {official name: array} in that
+    layout, and others than the model's may be among them. `UserError` where an array is missing or
+    has another shape (nothing is changed then), or the model pads its convolutions as Keras does
+    and would give other features with these weights.
     """
-    if kind == "resnet":
-        _refuse_keras_padding(model)
+    if kind == "resnet" and not pads_as_torch(model):
+        raise UserError(
+            f"model {model.name} pads as Keras does and would give other features with "
+            "PyTorch's weights: build it with padding='torch'"
+        )
     entries = {e.official_name: e for e in official_mapping(model, kind, prefix)}
     missing = sorted(set(entries) - set(arrays))
     if missing:
@@ -148,10 +142,8 @@ def weights_to_official(
 ) -> dict[str, np.ndarray]:
     """Returns {official name: array} of all weights of `model` in "torch" layout.
 
-    BatchNorm's counters `num_batches_tracked`, which Keras does not keep, are 0.
-
-    Raises:
-      UserError: the model is not of that kind.
+    BatchNorm's counters `num_batches_tracked`, which Keras does not keep, are 0. `UserError` where
+    the model is not of that kind.
     """
     arrays = {
         e.official_name: e.to_torch(keras.ops.convert_to_numpy(e.variable))
@@ -176,14 +168,6 @@ def pads_as_torch(model: keras.Model) -> bool:
     )
 
 
-def _refuse_keras_padding(model: keras.Model) -> None:
-    if not pads_as_torch(model):
-        raise UserError(
-            f"model {model.name} pads as Keras does and would give other features with "
-            "PyTorch's weights: build it with padding='torch'"
-        )
-
-
 def _layer(layer: keras.layers.Layer, name: str) -> Iterator[Entry]:
     """Entries of a convolution, dense or normalization layer called `name` officially."""
     attributes = {
@@ -200,8 +184,10 @@ def _layer(layer: keras.layers.Layer, name: str) -> Iterator[Entry]:
 
 
 def _unet(model: keras.Model) -> Iterator[Entry]:
-    side_and_width = next(layer.target_shape for layer in model.layers if layer.name == "unflatten")
-    to_flat, from_flat = _channels_last(*side_and_width)
+    height, width, channels = model.get_layer("unflatten").target_shape
+    # From a flat C,H,W axis to H,W,C.
+    order = np.arange(height * width * channels).reshape(channels, height, width)
+    order = order.transpose(1, 2, 0).ravel()
     places = {"conv": 0, "norm": 1}
     for layer in model.layers:
         if match := re.fullmatch(r"(down|up)_(\d+)_(conv|norm)", layer.name):
@@ -211,24 +197,10 @@ def _unet(model: keras.Model) -> Iterator[Entry]:
             index = int(match[1])
             for entry in _layer(layer, f"mask_encoder.mlp.{2 * index + 1}"):
                 axis = {0: 0, 2: -1}.get(index)
-                if axis is None or (axis == 0 and entry.official_name.endswith("bias")):
-                    yield entry
-                else:
-                    yield Entry(
-                        entry.official_name,
-                        entry.variable,
-                        lambda a, axis=axis: np.take(a, to_flat, axis),
-                        lambda a, axis=axis: np.take(a, from_flat, axis),
-                    )
+                same = axis is None or (axis == 0 and entry.official_name.endswith("bias"))
+                yield entry if same else replace(entry, order=order, axis=axis)
         elif layer.name == "mask_logits":
             yield from _layer(layer, "mask_head.0")
-
-
-def _channels_last(height: int, width: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Orders that turn a flat C,H,W axis into H,W,C, and back."""
-    order = np.arange(height * width * channels)
-    to_flat = order.reshape(channels, height, width).transpose(1, 2, 0).ravel()
-    return to_flat, np.argsort(to_flat)
 
 
 def _resnet(model: keras.Model) -> Iterator[Entry]:

@@ -11,7 +11,8 @@ from typing import Literal
 import keras
 
 from adios_tf.errors import UserError
-from adios_tf.nets.initializers import torch_bias, torch_kernel
+from adios_tf.nets.initializers import torch_default
+from adios_tf.registry import check_choice
 
 Norm = Literal["gn", "in", "no"]
 HEAD_NAME = "mask_logits"
@@ -85,8 +86,7 @@ def build_unet(
     Raises:
       UserError: the side cannot be halved as often as the depth needs, or a width does not fit.
     """
-    if norm not in ("gn", "in", "no"):
-        raise UserError(f"unknown norm {norm!r} of the masker: known are gn, in, no")
+    check_choice("norm of the masker", norm, ("gn", "in", "no"))
     if norm == "gn" and base % _GROUPS:
         raise UserError(f"a masker with norm gn needs a width divisible by {_GROUPS}, not {base}")
     if num_outputs < 1 or base < 1:
@@ -117,12 +117,7 @@ def build_unet(
         if k < num_blocks - 1:
             x = keras.layers.UpSampling2D(2, name=f"double_{k}")(x)
     logits = keras.layers.Conv2D(
-        num_outputs,
-        1,
-        kernel_initializer=torch_kernel(),
-        bias_initializer=torch_bias(x.shape[-1]),
-        dtype=keras.config.floatx(),
-        name=HEAD_NAME,
+        num_outputs, 1, **torch_default(x.shape[-1]), dtype=keras.config.floatx(), name=HEAD_NAME
     )(x)
     return keras.Model(inputs, logits, name="masker")
 
@@ -134,8 +129,7 @@ def _block(x: keras.KerasTensor, width: int, norm: Norm, name: str) -> keras.Ker
         3,
         padding="same",
         use_bias=norm == "no",
-        kernel_initializer=torch_kernel(),
-        bias_initializer=torch_bias(9 * x.shape[-1]),
+        **torch_default(9 * x.shape[-1]),
         name=f"{name}_conv",
     )(x)
     if norm != "no":
@@ -153,11 +147,6 @@ def _bottleneck(x: keras.KerasTensor) -> keras.KerasTensor:
     shape = x.shape[1:]
     x = keras.layers.Flatten(name="flatten")(x)
     for i, width in enumerate((_MLP_WIDTH, _MLP_WIDTH, math.prod(shape))):
-        x = keras.layers.Dense(
-            width,
-            activation="relu",
-            kernel_initializer=torch_kernel(),
-            bias_initializer=torch_bias(x.shape[-1]),
-            name=f"mlp_{i}",
-        )(x)
+        initial = torch_default(x.shape[-1])
+        x = keras.layers.Dense(width, activation="relu", name=f"mlp_{i}", **initial)(x)
     return keras.layers.Reshape(shape, name="unflatten")(x)

@@ -99,11 +99,7 @@ class Objective(Configured, keras.layers.Layer):
 
     @classmethod
     def check_settings(cls, settings: Any) -> None:
-        """Raises `UserError` where the settings of a run contradict this objective.
-
-        Args:
-          settings: a `PretrainConfig`.
-        """
+        """Raises `UserError` where a run's `PretrainConfig` contradicts this objective."""
 
     def trained_variables(self) -> list[keras.Variable]:
         """The variables that descend: encoder and projector (EMA copies are not among them)."""
@@ -128,9 +124,8 @@ class Objective(Configured, keras.layers.Layer):
 
     def occluded_pairs(self, masked_views: Sequence[int]) -> tuple[Pair, ...]:
         """The pairs of one mask slot: each occluded view with the other clean one."""
-        pairs: tuple[Pair, ...] = ()
-        for index in masked_views:
-            pairs += self.symmetric(View(index, occluded=True), View(3 - index))
+        ends = [(View(index, occluded=True), View(3 - index)) for index in masked_views]
+        pairs = [pair for end in ends for pair in self.symmetric(*end)]
         return tuple(p._replace(weight=p.weight / len(masked_views)) for p in pairs)
 
     def loss(self, views: Mapping[View, Embedding], pairs: Sequence[Pair]) -> tf.Tensor:
@@ -191,9 +186,8 @@ class MomentumObjective(Objective):
         momentum = tf.constant(self.ema_base, tf.float64)
         if self.total_steps is not None:
             momentum = cosine_ramp(step, self.total_steps, self.ema_base, self.ema_final)
-        targets = (
-            self.target_encoder.trainable_variables + self.target_projector.trainable_variables
-        )
+        copies = self.target_encoder, self.target_projector
+        targets = [variable for copy in copies for variable in copy.trainable_variables]
         for slow, fast in zip(targets, self.trained_variables(), strict=True):
             keep = tf.cast(momentum, slow.dtype)
             slow.assign(keep * slow + (1 - keep) * fast)

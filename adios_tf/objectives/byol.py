@@ -33,9 +33,8 @@ class BYOL(MomentumObjective):
         predictor: keras.Model | None = None,
         **kwargs: Any,
     ):
-        projector = projector or build_projector(
-            "byol", encoder.output_shape[-1], hidden_dim, output_dim
-        )
+        width = encoder.output_shape[-1]
+        projector = projector or build_projector("byol", width, hidden_dim, output_dim)
         predictor = predictor or build_predictor("byol", output_dim, predictor_dim, output_dim)
         super().__init__(encoder, projector, predictor, **kwargs)
 

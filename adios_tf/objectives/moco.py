@@ -61,9 +61,8 @@ class MoCo(MomentumObjective):
         ema_base: float = 0.999,
         projector: keras.Model | None = None,
     ):
-        projector = projector or build_projector(
-            "moco", encoder.output_shape[-1], hidden_dim, output_dim
-        )
+        width = encoder.output_shape[-1]
+        projector = projector or build_projector("moco", width, hidden_dim, output_dim)
         super().__init__(encoder, projector, ema_base=ema_base)
         self.temperature = check_temperature(temperature)
         self.both_directions = symmetric
@@ -97,8 +96,7 @@ class MoCo(MomentumObjective):
     def after_step(self, clean: Mapping[View, Embedding], step: tf.Tensor) -> None:
         """Moves the EMA encoder, then puts this step's clean keys in the place of the oldest.
 
-        Raises:
-          UserError: the step has more keys than the queue has places.
+        `UserError` where the step has more keys than the queue has places.
         """
         super().after_step(clean, step)
         keys = [clean[view].key for view in sorted(clean) if clean[view].key is not None]

@@ -38,9 +38,8 @@ class SimCLR(Objective):
         projector: keras.Model | None = None,
         **kwargs: Any,
     ):
-        projector = projector or build_projector(
-            "simclr", encoder.output_shape[-1], hidden_dim, output_dim
-        )
+        width = encoder.output_shape[-1]
+        projector = projector or build_projector("simclr", width, hidden_dim, output_dim)
         super().__init__(encoder, projector, **kwargs)
         self.temperature = check_temperature(temperature)
 

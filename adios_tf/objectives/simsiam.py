@@ -45,9 +45,8 @@ class SimSiam(Objective):
         predictor: keras.Model | None = None,
         **kwargs: Any,
     ):
-        projector = projector or build_projector(
-            "simsiam", encoder.output_shape[-1], hidden_dim, output_dim
-        )
+        width = encoder.output_shape[-1]
+        projector = projector or build_projector("simsiam", width, hidden_dim, output_dim)
         predictor = predictor or build_predictor("simsiam", output_dim, predictor_dim, output_dim)
         super().__init__(encoder, projector, predictor, **kwargs)
         self.symmetric_mask, self.no_mask, self.both_mask = symmetric_mask, no_mask, both_mask

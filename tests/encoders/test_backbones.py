@@ -239,7 +239,7 @@ def test_options_and_channels():
     [
         ("resnet_18", 32, {}, "did you mean 'resnet18'"),
         ("resnet18", 8, {}, "16 pixels or more"),
-        ("resnet18", 32, {"stem": "tiny"}, "known are auto, small, imagenet, adios_cifar"),
+        ("resnet18", 32, {"stem": "tiny"}, "known are adios_cifar, auto, imagenet, small"),
         ("resnet18", 32, {"padding": "valid"}, "known are same, torch"),
         ("resnet18", 32, {"width": 0.5}, "resnet18 has no option width"),
         ("resnet18_v2", 32, {"padding": "torch"}, "resnet18, resnet34 and resnet50 have"),

@@ -115,7 +115,7 @@ def test_the_high_pass_takes_flat_color_away_and_is_saved_whole(tmp_path):
     [
         (lambda: Noise(-1.0), "must not be negative"),
         (lambda: Blur(0.0), "above 0"),
-        (lambda: Mix("next"), "reversal, random"),
+        (lambda: Mix("next"), "random, reversal"),
         (lambda: build_high_pass(32, 10), "odd number"),
         (lambda: build_high_pass(5, 11), "odd number"),
     ],

@@ -93,5 +93,5 @@ def test_refused_with_advice():
         Objects().masks(tf.zeros((1, 4, 4, 3)), None, SEED)
     with pytest.raises(UserError, match="at least 2"):
         Objects(num_masks=1)
-    with pytest.raises(UserError, match="none, erosion, dilation, box"):
+    with pytest.raises(UserError, match="box, dilation, erosion, none"):
         Objects(object_morph="opening")

@@ -266,7 +266,7 @@ def test_distances_are_averaged():
     [
         ({"budget": (0.5,)}, "more than the whole image"),
         ({"budget": (0.1, 0.2)}, "give one, or one each"),
-        ({"budget_kind": "project"}, "projection, topk"),
+        ({"budget_kind": "project"}, "projection, sparsity, topk"),
         ({"combination": "k1"}, "stick_breaking"),
         ({"history": "none"}, "image, masked"),
         ({"gate_temperature": 0.0}, "above 0"),
