@@ -6,48 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-STYLE = """
-:root { color-scheme: light dark; --paper:#fff; --card:#f6f7f9; --ink:#1d2127; --soft:#59616c;
-  --line:#dfe3e8; --accent:#0072b2; --good:#00795a; --bad:#b23c00; --curves:#fff; }
-@media screen and (prefers-color-scheme: dark) { :root { --paper:#131417; --card:#1b1d21;
-  --ink:#e6e6e6; --soft:#a2a9b3; --line:#343840; --accent:#4aa8e0; --good:#2fbf91;
-  --bad:#ff9560; --curves:#1b1d21; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1240px; padding: 2rem 1.25rem 4rem; background: var(--paper);
-  color: var(--ink); font: 16px/1.5 system-ui, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
-h1 { font-size: 1.6rem; margin: 0; overflow-wrap: anywhere; }
-h2 { font-size: 1.2rem; margin: 2.5rem 0 .75rem; }
-p { margin: .4rem 0; max-width: 75ch; }
-.wide { max-width: none; }
-.soft, figcaption { color: var(--soft); font-size: .9rem; }
-.badge { display: inline-block; border: 1px solid currentColor; border-radius: 99px;
-  padding: 0 .6rem; font-size: .85rem; vertical-align: .2em; margin-left: .6rem;
-  font-weight: normal; }
-.good { color: var(--good); } .bad { color: var(--bad); }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .93rem; }
-th, td { padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); text-align: left;
-  vertical-align: top; }
-thead th { color: var(--soft); font-weight: 600; white-space: nowrap; }
-tbody th { font-weight: normal; }
-td.number, th.number { text-align: right; white-space: nowrap; }
-td.bar { min-width: 12rem; vertical-align: middle; }
-meter { width: 100%; height: .8rem; }
-.scroll { overflow-x: auto; } .tall { max-height: 34rem; overflow-y: auto; }
-.tall thead th { position: sticky; top: 0; background: var(--paper); }
-figure { margin: 0 0 1.25rem; }
-img { max-width: 100%; height: auto; border-radius: 6px; }
-.panel { background: #fff; border: 1px solid var(--line); }
-.curves { background: var(--curves); width: 100%; }
-pre { background: var(--card); border: 1px solid var(--line); border-radius: 6px;
-  padding: .7rem .9rem; margin: .4rem 0; white-space: pre-wrap; overflow-wrap: anywhere;
-  font-size: .86rem; }
-details { margin: .8rem 0; } summary { cursor: pointer; color: var(--accent); }
-summary:focus-visible { outline: 2px solid var(--accent); outline-offset: 3px; }
-.note { border-left: 3px solid var(--line); padding: .2rem .9rem; color: var(--soft); }
-@media print { body { max-width: none; padding: 0; font-size: 11pt; }
-  figure, tr { break-inside: avoid; } h2 { break-after: avoid; }
-  .scroll { max-height: none; overflow: visible; } }
-"""
+STYLE = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
 
 
 class Cell(NamedTuple):

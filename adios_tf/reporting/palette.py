@@ -1,19 +1,9 @@
 """Colors that people with any color vision can tell apart, for pictures and curves."""
 
 # Okabe & Ito (2008) without black, then Paul Tol's "muted", which keeps its distance.
-SLOTS = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#D55E00",
-    "#CC79A7",
-    "#56B4E9",
-    "#F0E442",
-    "#882255",
-    "#332288",
-    "#999933",
-    "#117733",
-    "#CC6677",
+SLOTS = tuple(
+    "#0072B2 #E69F00 #009E73 #D55E00 #CC79A7 #56B4E9 "
+    "#F0E442 #882255 #332288 #999933 #117733 #CC6677".split()
 )
 NOTHING = "#BBBBBB"  # visible pixels of a segmentation, background of a ground truth
 

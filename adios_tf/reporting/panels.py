@@ -1,6 +1,5 @@
 """The picture of what a masker does: one row per image, one column per thing to see."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -61,35 +60,26 @@ def mask_panel(
     masks: np.ndarray,
     truth: np.ndarray | None = None,
     path: Path | str | None = None,
-    rows: Sequence[str] | None = None,
-    hole: Sequence[float] = (0.0, 0.0, 0.0),
 ) -> np.ndarray:
     """Draws images, their masks, masked copies, segmentation and ground truth.
 
-    Columns: the image; each mask, white = hidden; the image with each mask's pixels hidden
-    (in the color of the hole); which slot hides a pixel most, in the slots' colors, gray
-    where none does; the ground truth where known. Small images are blown up to crisp pixels,
-    large ones shrunk.
+    Columns: the image; each mask, white = hidden; the image with each mask's pixels black; which
+    slot hides a pixel most, in the slots' colors, gray where none does; the ground truth where
+    known. Small images are blown up to crisp pixels, large ones shrunk.
 
     Args:
       images: [B,H,W,3] in [0,1].
       masks: [B,H,W,N] in [0,1], 1 = hidden.
       truth: [B,H,W] integers, 0 = background, 1.. = objects.
       path: where to write a PNG as well.
-      rows: one name per image, written at the left.
-      hole: RGB in [0,1] of hidden pixels; the data's mean shows what the encoder gets.
 
-    Returns:
-      uint8 RGB [height,width,3].
-
-    Raises:
-      ValueError: shapes that do not fit each other.
+    Returns uint8 RGB [height,width,3]; `ValueError` for shapes that do not fit each other.
     """
     images, masks = np.asarray(images, np.float64), np.asarray(masks, np.float64)
     truth = None if truth is None else np.asarray(truth)
     _check(images, masks, truth)
     slots = masks.shape[-1]
-    masked = [images + masks[..., n, None] * (np.asarray(hole) - images) for n in range(slots)]
+    masked = [images * (1 - masks[..., n, None]) for n in range(slots)]
     groups: list[list[tuple[str, np.ndarray, str | None]]] = [
         [("image", _bytes(images), None)],
         [(f"mask {n}", _bytes(masks[..., n]), palette.slot(n)) for n in range(slots)],
@@ -98,7 +88,7 @@ def mask_panel(
     ]
     if truth is not None:
         groups[-1].append(("truth", color_labels(truth, 0), None))
-    picture = _compose(groups, rows)
+    picture = _compose(groups)
     if path is not None:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -118,27 +108,20 @@ def _fit(cell: np.ndarray, smooth: bool) -> np.ndarray:
     return np.asarray(Image.fromarray(cell).resize(size, method))
 
 
-def _compose(
-    groups: list[list[tuple[str, np.ndarray, str | None]]], rows: Sequence[str] | None
-) -> np.ndarray:
+def _compose(groups: list[list[tuple[str, np.ndarray, str | None]]]) -> np.ndarray:
     """Lays the columns out, with a title and a chip of the slot's color above each."""
     font = ImageFont.load_default(13)
     count = len(groups[0][0][1])
     height, width = _fit(groups[0][0][1][0], True).shape[:2]
-    names = [str(name) for name in rows] if rows is not None else []
-    label = int(max((font.getlength(name) for name in names), default=-8)) + 8
     titles = [title for group in groups for title, _, _ in group]
     pitch = max(width, int(max(font.getlength(title) for title in titles)) + 2)
     total = sum(map(len, groups))
     top = _MARGIN + _TITLE + _CHIP + _GAP
-    breadth = 2 * _MARGIN + label + total * (pitch + _GAP) - _GAP
+    breadth = 2 * _MARGIN + total * (pitch + _GAP) - _GAP
     breadth += (len(groups) - 1) * (_GROUP_GAP - _GAP)
     sheet = Image.new("RGB", (breadth, top + count * (height + _GAP) - _GAP + _MARGIN), _PAPER)
     pen = ImageDraw.Draw(sheet)
-    for row, name in enumerate(names):
-        middle = top + row * (height + _GAP) + height // 2
-        pen.text((_MARGIN, middle), name, _INK, font, anchor="lm")
-    left = _MARGIN + label
+    left = _MARGIN
     for group in groups:
         for title, cells, color in group:
             pen.text((left + pitch // 2, _MARGIN + _TITLE // 2), title, _INK, font, anchor="mm")

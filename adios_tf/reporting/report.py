@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from adios_tf.errors import UserError
-from adios_tf.reporting.curves import draw_curves
+from adios_tf.reporting.curves import draw_curves, natural
 from adios_tf.reporting.health import Verdict, range_text, verdicts
 from adios_tf.reporting.page import (
     Cell,
@@ -22,7 +22,7 @@ from adios_tf.reporting.page import (
     section,
     table,
 )
-from adios_tf.reporting.tables import format_value, write_text
+from adios_tf.reporting.tables import format_value, is_number, write_text
 from adios_tf.run_folder import RunFolder
 
 MOST_PANELS = 10  # embedded; a long run's pictures would make a page that no browser likes
@@ -46,24 +46,18 @@ COSTS = {
     "images_per_second": ("speed", "images/s"),
     "peak_memory_mb": ("peak memory", "MB"),
 }
+Facts = Mapping[str, Any]
+Records = Sequence[Facts]
 RECIPE = ("dataset", "image_size", "backbone", "objective", "masking", "num_masks", "fill")
 
 
 def write_report(run_dir: Path | str) -> Path:
-    """Writes `run_dir/report.html` from what the run has left so far.
+    """Writes `run_dir/report.html` from what the run has left so far, and returns its path.
 
-    Reads flags.txt, metrics.jsonl, summary.json, environment.json and pictures/*.png, none of
-    which needs to be there: what is missing is said so in its section. Mask panels are the
-    pictures whose names begin with `mask`, in the order of their numbers.
-
-    Args:
-      run_dir: the run's folder.
-
-    Returns:
-      The page's path.
-
-    Raises:
-      UserError: no such folder, or one of the files is not what it should be.
+    Reads flags.txt, metrics.jsonl, summary.json, environment.json and pictures/*.png, none of which
+    needs to be there: what is missing is said so in its section. Mask panels are the pictures whose
+    names begin with `mask`, in the order of their numbers. `UserError` where there is no such
+    folder, or one of the files is not what it should be.
     """
     run_dir = Path(run_dir)
     if not run_dir.is_dir():
@@ -86,16 +80,10 @@ def write_report(run_dir: Path | str) -> Path:
 
 
 def _number(value: Any) -> float | None:
-    plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if plain and math.isfinite(value) else None
+    return float(value) if is_number(value) else None
 
 
-def _header(
-    name: str,
-    settings: Mapping[str, str],
-    records: Sequence[Mapping[str, Any]],
-    summary: Mapping[str, Any],
-) -> str:
+def _header(name: str, settings: Mapping[str, str], records: Records, summary: Facts) -> str:
     state, kind = ("finished", "good") if summary else ("unfinished", "")
     done = max((e for r in records if (e := _number(r.get("epoch"))) is not None), default=None)
     planned = settings.get("epochs")
@@ -107,42 +95,35 @@ def _header(
     return f"<header><h1>{escape(name)} {badge}</h1>{words}</header>"
 
 
-def _headline(summary: Mapping[str, Any]) -> str:
+def _headline(summary: Facts) -> str:
     if not summary:
-        return section(
-            "Results", paragraph("No summary.json yet: it is written at the end.", "note")
-        )
+        words = "No summary.json yet: it is written at the end."
+        return section("Results", paragraph(words, "note"))
     rows = []
     for key, words in {**ACCURACIES, **SCORES}.items():
-        value = _number(summary.get(key))
-        if value is not None:
+        if (value := _number(summary.get(key))) is not None:
             shown = f"{100 * value:.1f} %" if key in ACCURACIES else f"{value:.3f}"
             rows.append((words, Cell(shown, "number"), Cell("", "bar", value)))
     parts = []
     if rows:
         parts.append(table(("measured", Cell("value", "number"), Cell("0 to 1")), rows))
-    gain = _gain(summary)
-    if gain:
-        parts.append(gain)
+    parts.append(_gain(summary))
     costs = []
     for key, (words, unit) in COSTS.items():
-        value = _number(summary.get(key))
-        if value is not None:
+        if (value := _number(summary.get(key))) is not None:
             shown = f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.1f}"
             costs.append(f"{words} {shown} {unit}".strip())
     if costs:
         parts.append(paragraph(" · ".join(costs), "soft"))
-    rest = [k for k in summary if k not in {*ACCURACIES, *SCORES, *COSTS}]
-    if rest:
-        rows = [(key, Cell(_shown(summary[key]))) for key in rest]
-        parts.append(folded(f"{len(rest)} more in summary.json", table(("name", "value"), rows)))
+    known = {*ACCURACIES, *SCORES, *COSTS}
+    if rest := [(key, _shown(value)) for key, value in summary.items() if key not in known]:
+        parts.append(folded(f"{len(rest)} more in summary.json", table(("name", "value"), rest)))
     return section("Results", *parts)
 
 
-def _gain(summary: Mapping[str, Any]) -> str:
-    trained, before, pixels = (
-        _number(summary.get(f"knn_{name}")) for name in ("trained", "untrained", "pixels")
-    )
+def _gain(summary: Facts) -> str:
+    names = ("trained", "untrained", "pixels")
+    trained, before, pixels = (_number(summary.get(f"knn_{name}")) for name in names)
     if trained is None or before is None:
         return ""
     words = f"Training changed kNN accuracy by {100 * (trained - before):+.1f} points"
@@ -151,46 +132,40 @@ def _gain(summary: Mapping[str, Any]) -> str:
     return paragraph(words + ".")
 
 
-def _health(records: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> str:
-    judged = []
+def _health(records: Records, summary: Facts) -> str:
+    width, judged = _feature_dim(summary, records), []
     for record in reversed(records):
-        judged = verdicts(record, feature_dim=_feature_dim(summary, records))
-        if judged:
+        if judged := verdicts(record, feature_dim=width):
             break
-    if not judged:
+    else:
         return section("Health", paragraph("No health metrics recorded yet.", "note"))
-    bad = [verdict for verdict in judged if not verdict.ok]
+    bad, well = ([one for one in judged if one.ok == ok] for ok in (False, True))
     epoch = f"epoch {format_value(record.get('epoch'))}"
     words = f"{len(bad)} of {len(judged)} are outside" if bad else f"all {len(judged)} are healthy"
     parts = [paragraph(f"Judged without labels at {epoch}: {words}.")]
     if bad:
         parts.append(_verdict_table(bad, "what to do"))
-    if len(bad) < len(judged):
-        well = [verdict for verdict in judged if verdict.ok]
+    if well:
         parts.append(folded(f"{len(well)} healthy", _verdict_table(well, "what it is")))
     return section("Health", *parts)
 
 
 def _verdict_table(judged: Sequence[Verdict], heading: str) -> str:
-    rows = [
-        (
-            verdict.metric,
-            Cell(f"{verdict.value:.4g}" if math.isfinite(verdict.value) else "none", "number"),
-            Cell(range_text(*verdict.range), "number"),
-            verdict.advice or verdict.meaning,
-        )
-        for verdict in judged
-    ]
+    rows = []
+    for one in judged:
+        value = f"{one.value:.4g}" if math.isfinite(one.value) else "none"
+        numbers = Cell(value, "number"), Cell(range_text(*one.range), "number")
+        rows.append((one.metric, *numbers, one.advice or one.meaning))
     return table(("metric", Cell("value", "number"), Cell("healthy", "number"), heading), rows)
 
 
-def _feature_dim(summary: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> int | None:
+def _feature_dim(summary: Facts, records: Records) -> int | None:
     value = _number(summary.get("feature_dim"))
     value = _number(records[-1].get("feature_dim")) if value is None and records else value
     return int(value) if value is not None else None
 
 
-def _curves(records: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> str:
+def _curves(records: Records, summary: Facts) -> str:
     width = _feature_dim(summary, records)
     with tempfile.TemporaryDirectory() as folder:
         light, dark = Path(folder, "light.png"), Path(folder, "dark.png")
@@ -203,10 +178,8 @@ def _curves(records: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) ->
 
 
 def _panels(folder: Path) -> str:
-    def order(file: Path) -> list[Any]:
-        return [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", file.stem)]
-
-    files = sorted(filter(Path.is_file, folder.glob("mask*.png")), key=order)
+    files = filter(Path.is_file, folder.glob("mask*.png"))
+    files = sorted(files, key=lambda file: natural(file.stem))
     if not files:
         return section("Masks", paragraph("No mask pictures: none are drawn yet.", "note"))
 
@@ -234,32 +207,24 @@ def _panels(folder: Path) -> str:
     return section("Masks", *parts)
 
 
-def _origin(lines: Sequence[str], environment: Mapping[str, Any]) -> str:
+def _origin(lines: Sequence[str], environment: Facts) -> str:
     parts = []
     if environment.get("command"):
         parts.append(code(_shown(environment["command"])))
-    plain = {k: v for k, v in environment.items() if k != "command" and not _is_long(v)}
+    long = {k: v for k, v in environment.items() if isinstance(v, Mapping)}
+    plain = {k: v for k, v in environment.items() if k not in ("command", *long)}
     if plain:
         parts.append(table(("fact", "value"), [(k, _shown(v)) for k, v in plain.items()]))
-    for key, value in environment.items():
-        if _is_long(value):
-            rows = [(k, _shown(v)) for k, v in value.items()]
-            parts.append(folded(f"{key} ({len(rows)})", table(("name", "value"), rows)))
+    for key, value in long.items():
+        rows = [(k, _shown(v)) for k, v in value.items()]
+        parts.append(folded(f"{key} ({len(rows)})", table(("name", "value"), rows)))
     if lines:
         words = f"flags.txt ({len(lines)} settings, usable as a flagfile)"
         parts.append(folded(words, code("\n".join(lines))))
-    missing = [
-        name
-        for name, found in (("environment.json", environment), ("flags.txt", lines))
-        if not found
-    ]
-    if missing:
+    files = {"environment.json": environment, "flags.txt": lines}
+    if missing := [name for name, found in files.items() if not found]:
         parts.append(paragraph(f"Not there: {', '.join(missing)}.", "note"))
     return section("How it was made", *parts)
-
-
-def _is_long(value: Any) -> bool:
-    return isinstance(value, Mapping)
 
 
 def _shown(value: Any) -> str:
@@ -270,7 +235,7 @@ def _shown(value: Any) -> str:
     return format_value(value, digits=4)
 
 
-def _all_metrics(records: Sequence[Mapping[str, Any]]) -> str:
+def _all_metrics(records: Records) -> str:
     if not records:
         return ""
     names = list(dict.fromkeys(name for record in records for name in record))

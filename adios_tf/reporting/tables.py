@@ -1,5 +1,7 @@
 """Tables for the terminal, and JSON files that survive a kill at any moment."""
 
+import csv
+import io
 import json
 import math
 import os
@@ -27,48 +29,34 @@ def format_value(value: Any, digits: int = 3) -> str:
     return str(value)
 
 
+def plus_minus(mean: float, std: float | None, digits: int = 2, factor: float = 100) -> str:
+    """Returns mean and standard deviation times a factor, the mean alone where there is one run."""
+    spread = "" if std is None or math.isnan(std) else f" ± {factor * std:.{digits}f}"
+    return f"{factor * mean:.{digits}f}{spread}"
+
+
 def format_table(
-    rows: Sequence[Mapping[str, Any]],
-    columns: Sequence[str] | Mapping[str, str] | None = None,
-    digits: int = 3,
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None, digits: int = 3
 ) -> str:
-    """Returns rows as an aligned plain-text table: numbers right, words left.
+    """Returns rows as an aligned plain-text table: numbers right, words left, no trailing spaces.
 
-    Args:
-      rows: one mapping per line; a missing or None entry is shown as a dash.
-      columns: the keys to show, in order, or {key: heading}; None = all keys in order of
-        first appearance.
-      digits: decimals of floating-point numbers.
-
-    Returns:
-      The heading, a rule and the rows, joined by line breaks; no trailing spaces.
+    Of every row it shows the columns, in order (None = all keys in order of first appearance), a
+    dash for a missing or None entry, and floating-point numbers with `digits` decimals.
     """
     if columns is None:
         columns = list(dict.fromkeys(key for row in rows for key in row))
-    headings = dict(columns) if isinstance(columns, Mapping) else {key: key for key in columns}
-    lines = []
-    cells = {key: [format_value(row.get(key), digits) for row in rows] for key in headings}
-    widths = {key: max(map(len, (headings[key], *cells[key]))) for key in headings}
-    right = {
-        key: all(
-            isinstance(row.get(key), int | float | np.number | None)
-            and not isinstance(row.get(key), bool)
-            for row in rows
+    placed = []
+    for key in columns:
+        values = [row.get(key) for row in rows]
+        texts = [key, *(format_value(value, digits) for value in values)]
+        width = max(map(len, texts))
+        numbers = all(
+            isinstance(value, int | float | np.number | None) and not isinstance(value, bool)
+            for value in values
         )
-        for key in headings
-    }
-
-    def line(texts: Iterable[str]) -> str:
-        placed = [
-            text.rjust(widths[key]) if right[key] else text.ljust(widths[key])
-            for key, text in zip(headings, texts, strict=True)
-        ]
-        return "  ".join(placed).rstrip()
-
-    lines.append(line(headings.values()))
-    lines.append("  ".join("-" * widths[key] for key in headings))
-    lines += [line(cells[key][index] for key in headings) for index in range(len(rows))]
-    return "\n".join(lines)
+        texts = [text.rjust(width) if numbers else text.ljust(width) for text in texts]
+        placed.append([texts[0], "-" * width, *texts[1:]])
+    return "\n".join("  ".join(line).rstrip() for line in zip(*placed, strict=True))
 
 
 def plain(value: Any) -> Any:
@@ -88,6 +76,20 @@ def plain(value: Any) -> Any:
     if hasattr(value, "__array__"):
         return plain(np.asarray(value))
     return value
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value read from JSON is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def write_csv(path: Path | str, records: Sequence[Mapping[str, Any]]) -> Path:
+    """Writes records as CSV at once or not at all; columns in order of first appearance."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(dict.fromkeys(key for one in records for key in one)))
+    writer.writeheader()
+    writer.writerows(records)
+    return write_text(path, file.getvalue())
 
 
 def write_text(path: Path | str, text: str) -> Path:
@@ -141,10 +143,8 @@ def _line(record: Mapping[str, Any]) -> str:
 def read_jsonl(path: Path | str) -> list[dict[str, Any]]:
     """Returns the records; a missing file has none.
 
-    A last line without its line break was torn by a kill and is left out.
-
-    Raises:
-      UserError: another line is not JSON.
+    A last line without its line break was torn by a kill and is left out; where another line is
+    not JSON, this is a `UserError`.
     """
     path = Path(path)
     if not path.exists():

@@ -21,8 +21,8 @@ def test_numbers_stand_right_and_words_left():
         {"method": "simclr", "knn": 0.51237, "seeds": 3},
         {"method": "a longer name", "knn": None, "seeds": 12, "unseen": 1},
     ]
-    assert format_table(rows, {"method": "method", "knn": "kNN", "seeds": "seeds"}) == (
-        "method           kNN  seeds\n"
+    assert format_table(rows, ["method", "knn", "seeds"]) == (
+        "method           knn  seeds\n"
         "-------------  -----  -----\n"
         "simclr         0.512      3\n"
         "a longer name      -     12"
