@@ -7,8 +7,8 @@ import tensorflow as tf
 from adios_tf.data.augmentation import AugmentConfig, crop_resize, crop_resize_batch, draw
 from adios_tf.data.geometry import ImageSpec, normalize
 from adios_tf.data.pipeline import shuffled
-from adios_tf.errors import UserError
 from adios_tf.evaluation.defaults import AUGMENTATIONS
+from adios_tf.registry import check_choice
 
 SHIFT_SIDE = 32  # up to this side `auto` shifts, beyond it crops
 SHIFT_SHARE = 8  # images shift by up to an eighth of their side
@@ -21,19 +21,16 @@ class Augmentation:
     Attributes:
       kind: "crop" is a random resized crop and a flip, as the papers' linear evaluation does on
         ImageNet and STL-10; "shift" reflects an eighth of the side at the border, cuts the side
-        out at random, and flips, as it does on CIFAR; "auto" shifts up to 32 pixels.
+        out at random, and flips, as it does on CIFAR; "auto" shifts up to 32 pixels. Another kind
+        is a `UserError`.
       min_scale: smallest area of a crop.
-
-    Raises:
-      UserError: another kind.
     """
 
     kind: str = "auto"
     min_scale: float = 0.08
 
     def __post_init__(self):
-        if self.kind not in AUGMENTATIONS:
-            raise UserError(f"augmentation {self.kind!r}: choose {', '.join(AUGMENTATIONS)}")
+        check_choice("augmentation", self.kind, AUGMENTATIONS)
 
     def shifts(self, size: int) -> bool:
         return self.kind == "shift" or (self.kind == "auto" and size <= SHIFT_SIDE)
@@ -56,24 +53,12 @@ def augmented_batches(
     buffer: int,
     drop_last: bool = False,
 ) -> tf.data.Dataset:
-    """Returns all batches of all epochs, one after another.
+    """Returns all batches of all epochs: normalized images [B,S,S,3] float32, labels [B] int64.
 
-    The order of an epoch depends on (seed, epoch), what happens to an image on
-    (seed, epoch, index) alone.
-
-    Args:
-      source: dicts with "image", "label", "index".
-      count: how many there are.
-      batch_size: B; the last batch of an epoch may be smaller.
-      epochs: how often they come.
-      seed: of order and augmentation.
-      spec: side and normalization.
-      augmentation: what happens to an image.
-      buffer: images to shuffle among.
-      drop_last: leave an incomplete last batch out.
-
-    Returns:
-      (normalized images [B,S,S,3] float32, labels [B] int64), epochs * `steps_per_epoch` times.
+    The order of an epoch depends on (seed, epoch), what happens to an image on (seed, epoch, index)
+    alone. `source` has `count` dicts with "image", "label", "index", shuffled among `buffer`
+    images; an epoch has `steps_per_epoch` batches, of which the last may be smaller unless
+    `drop_last`.
     """
     alike = source.element_spec["image"].shape.is_fully_defined()
     shifts = augmentation.shifts(spec.size)
@@ -122,11 +107,9 @@ def steps_per_epoch(count: int, batch_size: int, drop_last: bool) -> int:
 
 
 def shift(image: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
-    """Returns the image [S,S,3] moved by up to an eighth of its side, perhaps mirrored.
+    """Returns the float image [S,S,3] moved by up to an eighth of its side, perhaps mirrored.
 
-    Args:
-      image: [S,S,3] float.
-      draws: at least three uniform numbers.
+    `draws` are at least three uniform numbers.
     """
     size = image.shape[0]
     reach = size // SHIFT_SHARE

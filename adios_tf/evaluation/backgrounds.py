@@ -13,15 +13,8 @@ from adios_tf.errors import UserError
 
 # The published names, and `only_bg` of the embedded data set.
 VARIANTS = (
-    "original",
-    "mixed_same",
-    "mixed_rand",
-    "mixed_next",
-    "only_fg",
-    "no_fg",
-    "only_bg_b",
-    "only_bg_t",
-    "only_bg",
+    *("original", "mixed_same", "mixed_rand", "mixed_next"),
+    *("only_fg", "no_fg", "only_bg_b", "only_bg_t", "only_bg"),
 )
 CLASSES = 9
 
@@ -29,11 +22,8 @@ CLASSES = 9
 def background_scores(correct: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Returns the accuracy per variant and, where both mixed variants are there, `bg_gap`.
 
-    Args:
-      correct: {variant: [n] bool, whether each image was recognized}.
-
-    Raises:
-      UserError: a variant without images.
+    `correct` is {variant: [n] bool, whether each image was recognized}; `UserError` for a variant
+    without images.
     """
     scores = {}
     for variant, hits in correct.items():
@@ -48,11 +38,8 @@ def background_scores(correct: Mapping[str, np.ndarray]) -> dict[str, float]:
 def challenge_folders(root: Path | str) -> tuple[Path, dict[str, Path]]:
     """Finds the published data set as its archives unpack it: VARIANT/val/CLASS/image.
 
-    Returns:
-      (folder of training images `original/train`, {variant: folder with one folder per class}).
-
-    Raises:
-      UserError: no variant, no training images, or a variant without the nine classes.
+    Returns the folder of training images `original/train`, and {variant: folder with one folder per
+    class}; `UserError` without variants or training images, or a variant without the nine classes.
     """
     root = Path(root)
     variants = {name: root / name / "val" for name in VARIANTS if (root / name / "val").is_dir()}

@@ -6,11 +6,7 @@ classes (there: one less), and several seeds give a spread.
 
 import numpy as np
 from sklearn.cluster import KMeans
-from sklearn.metrics import (
-    adjusted_rand_score,
-    fowlkes_mallows_score,
-    normalized_mutual_info_score,
-)
+from sklearn.metrics import adjusted_rand_score, fowlkes_mallows_score, normalized_mutual_info_score
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 

@@ -1,8 +1,6 @@
 """Evaluated runs side by side: reads their results, groups seeds, tests, prints, draws."""
 
-import csv
 import dataclasses
-import io
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -13,7 +11,7 @@ from adios_tf.errors import UserError
 from adios_tf.evaluation.plots import plot_comparison
 from adios_tf.evaluation.results import run_scores
 from adios_tf.evaluation.significance import Comparison, RunScores, compare
-from adios_tf.reporting.tables import format_table, write_json, write_text
+from adios_tf.reporting.tables import format_table, plus_minus, write_csv, write_json, write_text
 from adios_tf.run_folder import RunFolder
 
 # Settings of a run that do not make it another method.
@@ -39,19 +37,12 @@ def group_names(runs: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     names = {}
     for run, method in methods.items():
         words = [f"{field}={dict(method)[field]}" for field in differ if field in dict(method)]
-        if not method:
-            names[run] = Path(run).name
-        else:
-            names[run] = " ".join(words) or "same settings"
+        names[run] = (" ".join(words) or "same settings") if method else Path(run).name
     return names
 
 
 def load_runs(paths: Sequence[str]) -> list[RunScores]:
-    """Reads all results that `bin/evaluate.py` wrote for these runs.
-
-    Raises:
-      UserError: a run that was not evaluated.
-    """
+    """Reads all that `bin/evaluate.py` wrote for these runs; `UserError` where it wrote nothing."""
     folders = {}
     for path in dict.fromkeys(paths):
         found = RunFolder(path).evaluated()
@@ -75,14 +66,13 @@ def comparison_table(comparisons: Sequence[Comparison]) -> str:
     """Returns the comparison as text."""
     lines = []
     for one in comparisons:
-        spread = "" if math.isnan(one.std) else f" ± {100 * one.std:.2f}"
         first = one.test is None
         lines.append(
             {
                 "row": one.row,
                 "group": one.group,
                 "runs": one.runs,
-                "x100": f"{100 * one.mean:.2f}{spread}",
+                "x100": plus_minus(one.mean, one.std),
                 "difference": "" if first else f"{100 * one.difference:+.2f}",
                 "p": "" if math.isnan(one.p) else f"{one.p:.3g}",
                 "test": "" if first else one.test,
@@ -92,13 +82,9 @@ def comparison_table(comparisons: Sequence[Comparison]) -> str:
 
 
 def compare_runs(paths: Sequence[str], out: Path) -> str:
-    """Compares evaluated runs; writes compare.txt, .json, .csv and .png into `out`.
+    """Returns the table of evaluated runs; writes compare.txt, .json, .csv and .png into `out`.
 
-    Returns:
-      The table.
-
-    Raises:
-      UserError: fewer than two runs, a run without results, nothing in common.
+    `UserError` for fewer than two runs, a run without results, or nothing in common.
     """
     runs = load_runs(paths)
     comparisons = compare(runs)
@@ -108,10 +94,6 @@ def compare_runs(paths: Sequence[str], out: Path) -> str:
     records = [dataclasses.asdict(c) for c in comparisons]
     write_text(out / "compare.txt", table + "\n")
     write_json(out / "compare.json", {"groups": members, "rows": records})
-    file = io.StringIO()
-    writer = csv.DictWriter(file, list(records[0]))
-    writer.writeheader()
-    writer.writerows(records)
-    write_text(out / "compare.csv", file.getvalue())
+    write_csv(out / "compare.csv", records)
     plot_comparison(comparisons, out / "compare.png")
     return table

@@ -23,7 +23,6 @@ SHARED = ("input", "data", "features")
 class EvaluateConfig:
     """Settings of `adios_tf.evaluation.runner.evaluate` and flags of `bin/evaluate.py`."""
 
-    # ------------------------------------------------------------------ input
     run: str = setting("", "run folder or exported model to evaluate", "input", common=True)
     protocols: tuple[str, ...] = setting(
         ("knn", "linear", "clustering"), "what to evaluate; see --list", "input", common=True
@@ -39,7 +38,6 @@ class EvaluateConfig:
         choices=tuple(PRESETS),
     )
 
-    # ------------------------------------------------------------------ output
     compare: tuple[str, ...] = setting(
         (), "put the results of these runs side by side", "output", common=True
     )
@@ -50,7 +48,6 @@ class EvaluateConfig:
     )
     list: bool = setting(False, "print the protocols and stop", "output", common=True)
 
-    # ------------------------------------------------------------------ data
     dataset: str = setting(
         "",
         "catalog or TFDS name, or a folder of images; empty = pretraining's",
@@ -87,7 +84,6 @@ class EvaluateConfig:
     mean: tuple[float, ...] = setting((), "of each channel in [0,1]; empty = pretraining's", "data")
     std: tuple[float, ...] = setting((), "deviation of each channel; as --mean", "data", above=0)
 
-    # ------------------------------------------------------------------ features
     features: str = setting(
         "backbone",
         "what is probed: the encoder, its projector, or raw pixels as a baseline",
@@ -96,12 +92,10 @@ class EvaluateConfig:
     )
     batch_size: int = setting(256, "images encoded at a time", "features", least=1)
 
-    # ------------------------------------------------------------------ knn
     knn_k: tuple[int, ...] = setting((20, 200), "numbers of neighbors", "knn", least=1)
     knn_temperature: float = setting(0.07, "T of the cosine weights", "knn", above=0)
     knn_distance: tuple[str, ...] = setting(("cosine",), "cosine, euclidean or both", "knn")
 
-    # ------------------------------------------------------------------ linear
     probe_strengths: tuple[float, ...] = setting(
         STRENGTHS, "l2 regularization to choose from", "linear", above=0
     )
@@ -109,7 +103,6 @@ class EvaluateConfig:
         0.1, "share of train held out where something is chosen", "linear", above=0, most=0.5
     )
 
-    # ------------------------------------------------------------------ linear_sgd
     sgd_learning_rates: tuple[float, ...] = setting(
         LEARNING_RATES, "to choose from, trained at once", "linear_sgd", above=0
     )
@@ -140,7 +133,6 @@ class EvaluateConfig:
         "last", "epoch that counts; best is chosen on test data", "linear_sgd", choices=REPORTS
     )
 
-    # ------------------------------------------------------------------ finetune
     finetune_epochs: int = setting(30, "passes over the labeled images", "finetune", least=1)
     finetune_steps: int = setting(
         300, "but at least so many updates, for few labels", "finetune", least=1
@@ -157,9 +149,7 @@ class EvaluateConfig:
     finetune_clip: bool = setting(False, "LARS never exceeds plain SGD", "finetune")
     finetune_warmup_epochs: float = setting(1.0, "linear, from 0", "finetune", least=0)
     finetune_schedule_per_epoch: bool = setting(
-        False,
-        "constant rate within an epoch; the first of a warm-up is 0",
-        "finetune",
+        False, "constant rate within an epoch; the first of a warm-up is 0", "finetune"
     )
     finetune_head: str = setting("zeros", "first weights", "finetune", choices=HEADS)
     finetune_drop_last: bool = setting(False, "leave incomplete batches out", "finetune")
@@ -184,12 +174,10 @@ class EvaluateConfig:
         (0.01, 0.1), "semi: shares of the labels", "semi", above=0, most=1
     )
 
-    # ------------------------------------------------------------------ clustering
     cluster_seeds: tuple[int, ...] = setting((0, 1, 2), "one k-means each", "clustering", least=0)
     cluster_starts: int = setting(3, "initializations per seed", "clustering", least=1)
     cluster_normalize: bool = setting(False, "l2-normalize features first", "clustering")
 
-    # ------------------------------------------------------------------ robustness
     background_variants: tuple[str, ...] = setting(
         VARIANTS, "background variants to test on, where there", "backgrounds"
     )
@@ -204,7 +192,6 @@ class EvaluateConfig:
         2000, "corrupt the first so many test images; 0 = all", "corruptions", least=0
     )
 
-    # ------------------------------------------------------------------ masks
     mask_images: int = setting(
         1000, "score the masks of the first so many test images; 0 = all", "masks", least=0
     )
@@ -222,10 +209,8 @@ class EvaluateConfig:
 def command(config: EvaluateConfig, groups: tuple[str, ...], **changed: object) -> str:
     """Returns the command line that makes one row: what departs from the defaults, no more.
 
-    Args:
-      config: the settings of this evaluation.
-      groups: flag groups that matter to the row beside the shared ones.
-      **changed: settings that single the row out.
+    `groups` are the flag groups that matter to the row beside the shared ones, `changed` the
+    settings that single it out.
     """
     config = dataclasses.replace(config, **changed)
     group = {f.name: f.metadata["group"] for f in dataclasses.fields(config)}

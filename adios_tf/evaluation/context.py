@@ -1,5 +1,6 @@
 """The context that protocols work at: one encoder, one data set, features made once."""
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping
@@ -30,22 +31,16 @@ from adios_tf.run_folder import RunFolder
 
 @dataclasses.dataclass(frozen=True)
 class PartialResult:
-    """A row before the context has added what all rows share; see `Row`.
-
-    Attributes:
-      metric, values, variant, settings: as in `Row`.
-      groups: flag groups that the row depends on beside the shared ones.
-      changed: settings that single the row out among the protocol's.
-      correct: [n] bool, which test images are right, to compare runs by; None where none are.
-    """
+    """A row before the context has added what all rows share; see `Row`."""
 
     metric: str
     values: tuple[float, ...]
     variant: str = ""
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    groups: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()  # flag groups that it depends on beside the shared ones
+    # what singles the row out among the protocol's
     changed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    correct: np.ndarray | None = None
+    correct: np.ndarray | None = None  # [n] bool, right test images, to compare runs by
 
 
 class EvaluationContext:
@@ -81,17 +76,20 @@ class EvaluationContext:
         self.info = describe(config.dataset)
         self.train, self.test = open_pair(config, self.info, self.spec)
         self.corruption_curve: tuple[float, dict[tuple[str, int], float]] | None = None
+        self.probe_augmentation = Augmentation(config.sgd_augmentation, config.sgd_min_scale)
+        self.tuning_augmentation = Augmentation(
+            config.finetune_augmentation, config.finetune_min_scale
+        )
         self._function = feature_function(model, config.features, self.spec.size)
         self._features: dict[Split, np.ndarray] = {}
 
-    # ------------------------------------------------------------------ features
-
     def outputs(
-        self, split: Split, function: Callable[[tf.Tensor], tf.Tensor], title: str
+        self, split: Split, function: Callable, title: str, count: int | None = None
     ) -> np.ndarray:
-        """Returns function(normalized images) of a whole split, [n,...] float32."""
-        batches = (batch["image"] for batch in split.batches())
-        return encode_batches(function, batches, self.config.batch_size, split.count, title)
+        """Returns function(normalized images) of the first or all images, [n,...] float32."""
+        batches = (batch["image"] for batch in split.batches(count))
+        total = split.count if count is None else count
+        return encode_batches(function, batches, self.config.batch_size, total, title)
 
     def features(self, split: Split) -> np.ndarray:
         """Returns the features [n,D] of a split; computed once."""
@@ -103,16 +101,11 @@ class EvaluationContext:
     def feature_pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Returns train features, train labels, test features, test labels.
 
-        Raises:
-          UserError: labels are missing; before anything is encoded.
+        `UserError` where labels are missing, before anything is encoded.
         """
         self.require_labels()
-        return (
-            self.features(self.train),
-            self.train.labels,
-            self.features(self.test),
-            self.test.labels,
-        )
+        train, test = self.train, self.test
+        return self.features(train), train.labels, self.features(test), test.labels
 
     def encode(self, images: np.ndarray, title: str) -> np.ndarray:
         """Returns the features [n,D] of uint8 images [n,S,S,3]."""
@@ -125,31 +118,15 @@ class EvaluationContext:
 
         return encode_batches(self._function, batches(), size, len(images), title)
 
-    @property
-    def probe_augmentation(self) -> Augmentation:
-        return Augmentation(self.config.sgd_augmentation, self.config.sgd_min_scale)
-
-    @property
-    def tuning_augmentation(self) -> Augmentation:
-        return Augmentation(self.config.finetune_augmentation, self.config.finetune_min_scale)
-
     def augmented_features(self, rows: np.ndarray, prepare: Standardizer, seed: int) -> Batches:
         """Returns `batches(epoch)` of standardized features of augmented train images.
 
         Epochs come in their order, each once.
         """
-        config = self.config
-        stream = iter(
-            self.train.augmented(
-                rows,
-                config.sgd_batch_size,
-                config.sgd_epochs,
-                seed,
-                self.probe_augmentation,
-                config.sgd_drop_last,
-            )
-        )
-        steps = steps_per_epoch(len(rows), config.sgd_batch_size, config.sgd_drop_last)
+        size, drop_last = self.config.sgd_batch_size, self.config.sgd_drop_last
+        kind, epochs = self.probe_augmentation, self.config.sgd_epochs
+        stream = iter(self.train.augmented(rows, size, epochs, seed, kind, drop_last))
+        steps = steps_per_epoch(len(rows), size, drop_last)
 
         def batches(epoch: int):
             for images, labels in itertools.islice(stream, steps):
@@ -164,8 +141,7 @@ class EvaluationContext:
     def masks(self, count: int | None, of: Callable | None = None) -> np.ndarray:
         """Returns the learned masks [n,S,S,N] of the first test images, or `of` them.
 
-        Raises:
-          UserError: the model has no masker, or one for images of another side.
+        `UserError` where the model has no masker, or one for images of another side.
         """
         masker = self.model.masker
         if masker is None:
@@ -178,49 +154,31 @@ class EvaluationContext:
                 f"the masker only takes images of its {masker.input_shape[1]} pixels: "
                 f"give --image_size={masker.input_shape[1]}"
             )
-        batches = (batch["image"] for batch in self.test.batches(count))
-        function = of(masker) if of else masker
-        return encode_batches(function, batches, self.config.batch_size, count, "masks")
-
-    # ------------------------------------------------------------------ labels
+        return self.outputs(self.test, of(masker) if of else masker, "masks", count)
 
     def require_labels(self, several: bool = True) -> None:
-        """Raises `UserError` where a label is missing or train has one class only.
-
-        Args:
-          several: whether an image may have several.
+        """Raises `UserError` where a label is missing, train has one class only, or an image has
+        several labels and may not (`several`).
         """
         checked_labels(self.train.labels, self.train.count, "train", 2, several)
         checked_labels(self.test.labels, self.test.count, "test", several=several)
-
-    @property
-    def multi_label(self) -> bool:
-        """Whether images have several labels, [n,C] of 0 and 1."""
-        return self.train.labels.ndim == 2
 
     @property
     def classes(self) -> int:
         """How many classes the labels of both splits tell apart."""
         return number_of_classes(self.train.labels, self.test.labels)
 
-    # ------------------------------------------------------------------ the rest
-
     def fresh_encoder(self, seed: int) -> keras.Model:
-        """Returns the encoder as it was saved, for a protocol that changes it.
-
-        Args:
-          seed: of a new stem, where there is one.
-        """
+        """Returns the encoder as it was saved, for a protocol to change; a new stem is seeded."""
         encoder = at_side(pretrained.load(self.config.run).encoder, self.spec.size)
         return with_cifar_stem(encoder, seed) if self.stem == "adios_cifar" else encoder
 
     def save_classifier(self, probe: ProbeResult) -> None:
         """Writes a probe of backbone features as classifier.keras beside the encoder.
 
-        Raises:
-          UserError: other features, or an export, which cannot be added to.
+        `UserError` for other features, or an export, which cannot be added to.
         """
-        if self.multi_label:
+        if self.train.labels.ndim == 2:
             raise UserError("--save_classifier keeps classifiers of one label per image: leave it")
         run = RunFolder(self.config.run)
         folder = run.model
@@ -240,8 +198,7 @@ class EvaluationContext:
     def background_splits(self) -> tuple[Split, dict[str, Split]]:
         """Returns the split to train on and the test split of every background variant.
 
-        Raises:
-          UserError: neither the published folder nor variants of the data set are there.
+        `UserError` where neither the published folder nor variants of the data set are there.
         """
         config = self.config
         if config.backgrounds_dir:
@@ -256,13 +213,9 @@ class EvaluationContext:
         test = config.test_split or self.info.test_split
         found = {"original": self.test} if "original" in config.background_variants else {}
         for name in config.background_variants if self.info.tfds_name else ():
-            try:
-                found.setdefault(
-                    name,
-                    open_split(config, self.info, f"{test}_{name}", config.test_images, self.spec),
-                )
-            except UserError:
-                continue
+            with contextlib.suppress(UserError):
+                split = f"{test}_{name}", config.test_images
+                found.setdefault(name, open_split(config, self.info, *split, self.spec))
         if found.keys() <= {"original"} and len(found) < len(config.background_variants):
             raise UserError(
                 f"{config.dataset} has no background variants: use --dataset=shapes, or name the "
@@ -272,21 +225,15 @@ class EvaluationContext:
 
     def row(self, protocol: str, partial: PartialResult) -> Row:
         """Returns the partial with what every row has: data, sizes, features, command."""
-        config = self.config
-        shared = {
-            "features": config.features,
-            "image": str(self.spec),
-            "train": self.train.count,
-            "test": self.test.count,
-        }
-        line = command(config, partial.groups, protocols=(protocol,), **partial.changed)
+        shared = {"features": self.config.features, "image": str(self.spec)}
+        shared |= {"train": self.train.count, "test": self.test.count}
         return Row(
             protocol,
-            config.dataset,
+            self.config.dataset,
             partial.metric,
             partial.variant,
             tuple(partial.values),
             {**shared, **partial.settings},
-            line,
+            command(self.config, partial.groups, protocols=(protocol,), **partial.changed),
             correct=partial.correct,
         )

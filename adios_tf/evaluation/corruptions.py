@@ -100,17 +100,11 @@ def _to_bytes(image: np.ndarray) -> np.ndarray:
 def corrupt(
     images: np.ndarray, name: str, severity: int, seed: int = 0, first_index: int = 0
 ) -> np.ndarray:
-    """Returns the images with one corruption, as uint8 [B,H,W,3].
+    """Returns images [B,H,W,3], uint8 or float in [0,1], with one corruption, as uint8.
 
-    Args:
-      images: [B,H,W,3], uint8 or float in [0,1].
-      name: one of `CORRUPTIONS`.
-      severity: 1 (mild) to 5.
-      seed: of the noise.
-      first_index: index of images[0] in the data set, so that batches may be cut anywhere.
-
-    Raises:
-      UserError: an unknown corruption or severity.
+    The noise depends on `seed` and the index in the data set, `first_index` of images[0], so that
+    batches may be cut anywhere. `UserError` for a name that is none of `CORRUPTIONS`, or a severity
+    that is none of 1 (mild) to 5.
     """
     function: Callable = CORRUPTIONS[name]
     if severity not in SEVERITIES:
@@ -129,15 +123,10 @@ def corrupt(
 def corruption_scores(
     clean_accuracy: float, accuracy: Mapping[tuple[str, int], float]
 ) -> dict[str, float]:
-    """Summarizes accuracies under corruption.
+    """Summarizes {(corruption, severity): share right} and the accuracy on unchanged images.
 
-    Args:
-      clean_accuracy: on the unchanged images.
-      accuracy: {(corruption, severity): share right}.
-
-    Returns:
-      {"corruption_error": mean over corruptions of the error averaged over severities,
-      "corruption_error_rise": that minus the clean error, and one accuracy per corruption}.
+    Returns "corruption_error", the mean over corruptions of the error averaged over severities,
+    "corruption_error_rise", that minus the clean error, and one accuracy per corruption.
     """
     names = dict.fromkeys(name for name, _ in accuracy)
     if not names:

@@ -48,11 +48,9 @@ class Split:
     def batches(
         self, count: int | None = None, normalized: bool = True
     ) -> Iterator[dict[str, np.ndarray]]:
-        """Yields {"image": [B,S,S,3], "label": [B], "mask": [B,S,S]} of the first images.
+        """Yields {"image": [B,S,S,3], "label": [B], "mask": [B,S,S]} of the first or all images.
 
-        Args:
-          count: how many images; None = all.
-          normalized: or float in [0,1].
+        Images are normalized, or float in [0,1].
         """
         spec, examples = self.spec, self._examples
         if count is not None and count < self.count:
@@ -77,8 +75,7 @@ class Split:
     def label_maps(self, count: int | None = None) -> np.ndarray:
         """Returns the ground truth of the first images, [n,S,S] int: 0 background, -1 ignore.
 
-        Raises:
-          UserError: the data set has none.
+        `UserError` where the data set has none.
         """
         if not self.has_masks:
             raise UserError(
@@ -99,11 +96,7 @@ class Split:
         augmentation: Augmentation,
         drop_last: bool = False,
     ) -> tf.data.Dataset:
-        """Returns augmented batches of the chosen images; see `augmented_batches`.
-
-        Args:
-          rows: [m] indices of the images.
-        """
+        """Returns augmented batches of the images `rows` [m]; see `augmented_batches`."""
         source, buffer = self._examples.dataset, SHUFFLE_BUFFER
         if len(rows) < self.count:
             chosen = self._chosen(rows)
@@ -111,17 +104,8 @@ class Split:
         if _small(self._examples, len(rows)):
             buffer = len(rows)
             source = source.cache()
-        return augmented_batches(
-            source,
-            len(rows),
-            batch_size,
-            epochs,
-            seed,
-            self.spec,
-            augmentation,
-            buffer,
-            drop_last,
-        )
+        how = epochs, seed, self.spec, augmentation, buffer, drop_last
+        return augmented_batches(source, len(rows), batch_size, *how)
 
     def _chosen(self, rows: np.ndarray) -> tf.Tensor:
         chosen = np.zeros(self.count, bool)
@@ -163,19 +147,18 @@ def open_split(
 def open_pair(config: EvaluateConfig, info: DatasetInfo, spec: ImageSpec) -> tuple[Split, Split]:
     """Opens the train and the test split of a data set.
 
-    A folder without `test` (or `val`) in it is cut 80 / 20, every class alike.
-
-    Raises:
-      UserError: a folder with `test` and without `train`, or the same images in both.
+    A folder without `test` (or `val`) in it is cut 80 / 20, every class alike. `UserError` for a
+    folder with `test` and without `train`, or the same images in both.
     """
     train_name = config.train_split or info.label_train_split or info.train_split
     test_name = config.test_split or info.test_split
     named = config.train_split or config.test_split
     if info.folder and not named:
-        parts = [name for name in ("test", "val", "validation") if _has(info, name)]
+        there = [n for n in ("train", "test", "val", "validation") if Path(info.folder, n).is_dir()]
+        parts = [name for name in there if name != "train"]
         if not parts:
-            return _cut(config, info, spec, "train" if _has(info, "train") else "all")
-        if not _has(info, "train"):
+            return _cut(config, info, spec, "train" if there else "all")
+        if "train" not in there:
             raise UserError(
                 f"{info.folder} holds {parts[0]} and no train: add it, or name --train_split and "
                 f"--test_split such as {parts[0]}[:80%] and {parts[0]}[80%:]"
@@ -207,7 +190,3 @@ def _spread(rows: np.ndarray, limit: int) -> np.ndarray:
     if not limit or limit >= len(rows):
         return rows
     return rows[np.linspace(0, len(rows) - 1, limit).round().astype(int)]
-
-
-def _has(info: DatasetInfo, name: str) -> bool:
-    return (Path(info.folder) / name).is_dir()

@@ -13,21 +13,22 @@ from adios_tf.pretrained import PretrainedModel
 LAYERS = ("backbone", "projector", "pixels")
 
 
+def pixels_of(images: tf.Tensor) -> tf.Tensor:
+    """Returns images [B,...] as rows [B,D]."""
+    return tf.reshape(images, [tf.shape(images)[0], -1])
+
+
 def feature_function(
     model: PretrainedModel, layer: str, image_size: int = 0
 ) -> Callable[[tf.Tensor], tf.Tensor]:
     """Returns normalized images [B,S,S,3] -> features [B,D], with BatchNorm in inference mode.
 
-    Args:
-      model: the saved encoder.
-      layer: "backbone", "projector" (what the loss saw), or "pixels" (no network at all).
-      image_size: side S if not that of pretraining.
-
-    Raises:
-      UserError: the model has no projector, or its encoder takes one side only.
+    The layer is "backbone", "projector" (what the loss saw), or "pixels" (no network at all);
+    `image_size` is the side S if not that of pretraining. `UserError` where the model has no
+    projector, or its encoder takes one side only.
     """
     if layer == "pixels":
-        return lambda images: tf.reshape(images, [tf.shape(images)[0], -1])
+        return pixels_of
     if layer == "projector" and model.projector is None:
         raise UserError("this model has no projector: use --features=backbone")
     encoder = at_side(model.encoder, image_size or model.image_size)
@@ -51,14 +52,8 @@ def encode_batches(
 ) -> np.ndarray:
     """Returns the outputs of all batches as one float32 array [n,...].
 
-    A smaller last batch is padded, so that every image meets the same kernels.
-
-    Args:
-      function: images [B,S,S,3] -> outputs [B,...].
-      batches: of at most `batch_size` images.
-      batch_size: B.
-      total: number of images, for the progress bar.
-      title: of the bar, which appears after two seconds.
+    A smaller last batch is padded to `batch_size`, so that every image meets the same kernels. The
+    bar of that title, over `total` images, appears after two seconds.
     """
     found = []
     with tqdm(desc=title, total=total, delay=2, unit="img") as bar:

@@ -6,6 +6,7 @@ from zero. `--protocol_preset=adios` is the official protocol.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,9 +14,9 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from adios_tf.errors import UserError
-from adios_tf.evaluation.heads import Head, first_head
+from adios_tf.evaluation.probe_bank import Head, first_head
 from adios_tf.optimizers import build_optimizer
-from adios_tf.registry import unknown_name
+from adios_tf.registry import check_choice
 from adios_tf.schedules import WarmupCosine
 
 BATCHNORM = ("train", "frozen")
@@ -38,18 +39,11 @@ class _Progress(keras.callbacks.Callback):
 class Classifier(keras.Model):
     """Encoder + linear head: normalized images [B,S,S,3] -> logits [B,C].
 
-    The encoder is taken as it is, not copied, and becomes trainable.
-
-    Args:
-      encoder: images -> features [B,D].
-      classes: C.
-      batchnorm: "train" uses and updates batch statistics in training; "frozen" keeps the
-        encoder in inference mode, with the statistics of pretraining.
-      head: first weights, see `first_head`; zeros favor no class and depend on no seed.
-      seed: of the first weights.
-
-    Raises:
-      UserError: another `batchnorm` or `head`.
+    The encoder (images -> features [B,D]) is taken as it is, not copied, and becomes trainable.
+    With `batchnorm` "train" it uses and updates batch statistics in training; "frozen" keeps it in
+    inference mode, with the statistics of pretraining. For `head`, the first weights, see
+    `first_head`; zeros favor no class and depend on no seed. `UserError` for another `batchnorm` or
+    `head`.
     """
 
     def __init__(
@@ -61,8 +55,7 @@ class Classifier(keras.Model):
         seed: int = 0,
     ):
         super().__init__()
-        if batchnorm not in BATCHNORM:
-            raise UserError(f"batchnorm {batchnorm!r}: choose one of {', '.join(BATCHNORM)}")
+        check_choice("batchnorm", batchnorm, BATCHNORM)
         encoder.trainable = True
         self.encoder = encoder
         self.head = keras.layers.Dense(classes, dtype=keras.config.floatx())
@@ -86,15 +79,13 @@ def fine_tune(
     learning_rate: float = 0.05,
     warmup_epochs: float = 1.0,
     weight_decay: float = 5e-4,
-    batchnorm: str = "train",
     *,
     optimizer: str = "sgdw",
     eta: float = 0.001,
     clip: bool = False,
     per_epoch: bool = False,
-    head: Head = "zeros",
-    seed: int = 0,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    **classifier: Any,
 ) -> Classifier:
     """Trains all layers with momentum, linear warm-up from 0, then cosine to 0.
 
@@ -106,12 +97,12 @@ def fine_tune(
       classes: C.
       epochs, learning_rate, warmup_epochs: of the optimizer, whose momentum is 0.9.
       weight_decay: of the optimizer; biases and norms do not decay, except with "sgd".
-      batchnorm, head, seed: see `Classifier`.
       optimizer: "sgdw", Keras's SGD with decoupled weight decay; "sgd", PyTorch's; or "lars".
       eta, clip: of LARS.
       per_epoch: the rate is constant within an epoch, and the first epoch of a warm-up has rate
         0 and changes nothing, as in ADIOS (`WarmupCosine`).
       callbacks: further callbacks of `fit`.
+      **classifier: `batchnorm`, `head`, `seed` of `Classifier`.
 
     Returns:
       The trained model, images -> logits [B,C].
@@ -122,7 +113,7 @@ def fine_tune(
     """
     if steps < 1:
         raise UserError("no batch to fine-tune on: fewer labeled images than one batch")
-    model = Classifier(encoder, classes, batchnorm, head, seed)
+    model = Classifier(encoder, classes, **classifier)
     if per_epoch:
         rate = WarmupCosine(learning_rate, epochs, steps, int(warmup_epochs), warmup_start=0.0)
     else:
@@ -133,8 +124,7 @@ def fine_tune(
             warmup_target=learning_rate if warmup else None,
             warmup_steps=warmup,
         )
-    if optimizer not in TUNERS:
-        raise unknown_name("optimizer", optimizer, TUNERS)
+    check_choice("optimizer", optimizer, TUNERS)
     if optimizer == "sgdw":
         rule = keras.optimizers.SGD(rate, momentum=0.9, weight_decay=weight_decay)
         rule.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])

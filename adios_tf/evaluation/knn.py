@@ -17,7 +17,7 @@ from tqdm import tqdm
 from adios_tf.errors import UserError
 from adios_tf.evaluation.metrics import accuracies, rank_classes
 from adios_tf.evaluation.validation import checked_features, checked_pair
-from adios_tf.registry import unknown_name
+from adios_tf.registry import check_choice
 
 DISTANCES = ("cosine", "euclidean")
 
@@ -108,27 +108,16 @@ def nearest(
     distance: str = "cosine",
     progress: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Finds the k nearest train features of every query, exactly.
+    """Finds the k nearest train features [n,D] of every query [Q,D], exactly.
 
-    A tie goes to the lower train index. Beside its input it holds one float32 copy of the
-    train features and some 30 MB per processor core.
+    A tie goes to the lower train index. Beside its input it holds one float32 copy of the train
+    features and some 30 MB per processor core. The distance is "cosine" (larger similarity is
+    nearer) or "euclidean"; `progress` shows a bar when it takes longer than two seconds.
 
-    Args:
-      train_features: [n,D] float.
-      queries: [Q,D] float.
-      k: 1 to n.
-      distance: "cosine" (larger similarity is nearer) or "euclidean".
-      progress: shows a bar when it takes longer than two seconds.
-
-    Returns:
-      (values [Q,k], indices [Q,k] int64), nearest first; values are cosine similarities or
-      Euclidean distances.
-
-    Raises:
-      UserError: NaN features, k out of range, or an unknown distance.
+    Returns values [Q,k] and indices [Q,k] int64, nearest first; values are cosine similarities or
+    Euclidean distances. `UserError` for NaN features, k that is not 1 to n, or an unknown distance.
     """
-    if distance not in DISTANCES:
-        raise unknown_name("distance", distance, DISTANCES)
+    check_choice("distance", distance, DISTANCES)
     train_features = checked_features(train_features, "train")
     queries = checked_features(queries, "test")
     if not 1 <= k <= len(train_features):
@@ -180,10 +169,8 @@ def vote(
 ) -> np.ndarray:
     """Returns the votes [Q,C] float64 of neighbors, up to a factor per query.
 
-    Args:
-      values: [Q,k] from `nearest`, nearest first.
-      labels: [Q,k], the neighbors' classes.
-      temperature: of the cosine weights exp(cos / T).
+    `values` are [Q,k] from `nearest`, nearest first; `labels` [Q,k] the neighbors' classes;
+    `temperature` is that of the cosine weights exp(cos / T).
     """
     weights = _weights(values, temperature, distance)
     cells = np.arange(len(labels))[:, None] * num_classes + labels
@@ -213,15 +200,6 @@ def knn_rank(
     return np.concatenate(ranks)
 
 
-def _label_shares(
-    values: np.ndarray, neighbor_labels: np.ndarray, temperature: float, distance: str
-) -> np.ndarray:
-    """Returns scores [Q,C]: the weighted share of neighbors with a label, less 1/2."""
-    weights = _weights(values, temperature, distance)
-    weights /= weights.sum(axis=1, keepdims=True)
-    return np.einsum("qk,qkc->qc", weights, neighbor_labels) - 0.5
-
-
 def knn_predict(
     train_features: np.ndarray,
     train_labels: np.ndarray,
@@ -234,18 +212,11 @@ def knn_predict(
     """Returns, for every k, the classes [Q,min(5,k,C)] by weighted vote, best first.
 
     Where images have several labels, these are scores [Q,C] instead: the weighted share of the
-    neighbors that have a label, less 1/2.
+    neighbors that have a label, less 1/2. All k are read off one search.
 
-    Args:
-      train_features, test_features: [n,D] and [Q,D] float.
-      train_labels, test_labels: [n] and [Q] int, or [n,C] and [Q,C] of 0 and 1; the test labels
-        only say how many classes there are.
-      k: numbers of neighbors; all are read off one search.
-      temperature: T of the cosine weights.
-      distance: "cosine" or "euclidean".
-
-    Raises:
-      UserError: missing labels, one class only, NaN features, k above n.
+    Features are [n,D] and [Q,D] float; labels [n] and [Q] int, or [n,C] and [Q,C] of 0 and 1, of
+    which those of test only say how many classes there are; `temperature` is T of the cosine
+    weights. `UserError` for missing labels, one class only, NaN features, k above n.
     """
     train_features, train_labels, test_features, _, classes = checked_pair(
         train_features, train_labels, test_features, test_labels
@@ -259,7 +230,9 @@ def knn_predict(
     for size in map(int, k):
         near = values[:, :size], labels[:, :size]
         if labels.ndim == 3:
-            found[size] = _label_shares(*near, temperature, distance)
+            weights = _weights(near[0], temperature, distance)
+            weights /= weights.sum(axis=1, keepdims=True)
+            found[size] = np.einsum("qk,qkc->qc", weights, near[1]) - 0.5
         else:
             found[size] = knn_rank(*near, classes, temperature, distance)
     return found

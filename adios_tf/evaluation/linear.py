@@ -7,6 +7,7 @@ from train, never on test data.
 """
 
 import dataclasses
+import functools
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,7 +24,7 @@ from adios_tf.evaluation.metrics import agreement
 from adios_tf.evaluation.probe_bank import Batches, ProbeBank, shuffled_batches
 from adios_tf.evaluation.splits import split_validation
 from adios_tf.evaluation.validation import checked_pair
-from adios_tf.registry import unknown_name
+from adios_tf.registry import check_choice
 
 # Up to so many numbers the solver works in float64: then it stops at the optimum, not at the
 # noise of float32. Up to so many products one thread is faster than BLAS waiting for several
@@ -76,11 +77,6 @@ class Standardizer:
         scale = features.std(axis=0, dtype=np.float64)
         scale = np.where(scale > 1e-6 * scale.max(), scale, 1.0)
         return cls(mean.astype(np.float32), scale.astype(np.float32))
-
-    @classmethod
-    def none(cls, dim: int) -> "Standardizer":
-        """Leaves features [n,dim] as they are."""
-        return cls(np.zeros(dim, np.float32), np.ones(dim, np.float32))
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         return (features - self.mean) / self.scale
@@ -161,10 +157,8 @@ def logistic_probe(
         if inputs.size <= _DOUBLE_SIZE:
             inputs = inputs.astype(np.float64)
         several = targets.ndim == 2
-        models = [
-            LogisticRegression(warm_start=True, max_iter=max_iterations)
-            for _ in range(classes if several else 1)
-        ]
+        new = functools.partial(LogisticRegression, warm_start=True, max_iter=max_iterations)
+        models = [new() for _ in range(classes if several else 1)]
         for strength in candidates:
             for model in models:
                 model.set_params(C=1.0 / (strength * len(rows)))
@@ -250,21 +244,21 @@ def sgd_probe(
     train_features, train_labels, test_features, test_labels, classes = checked_pair(
         train_features, train_labels, test_features, test_labels
     )
-    if report not in REPORTS:
-        raise unknown_name("report", report, REPORTS)
+    check_choice("report", report, REPORTS)
     if report == "best" and len(learning_rates) > 1:
         raise UserError("the best epoch on test data needs a single learning rate: name one")
+    rows, held = np.arange(len(train_features)), np.arange(0)
     if len(learning_rates) > 1:
         rows, held = split_validation(train_labels, validation_fraction, seed)
-    else:
-        rows, held = np.arange(len(train_features)), np.arange(0)
     if drop_last and len(rows) < batch_size:
         raise UserError(f"{len(rows)} train images make no batch of {batch_size}: lower it")
     width = train_features.shape[1]
-    prepare = Standardizer.of(train_features[rows]) if standardize else Standardizer.none(width)
+    prepare = Standardizer(np.zeros(width, np.float32), np.ones(width, np.float32))
+    if standardize:
+        prepare = Standardizer.of(train_features[rows])
     if batches is None:
-        inputs = prepare(train_features[rows])
-        source = shuffled_batches(inputs, train_labels[rows], batch_size, seed, drop_last)
+        inputs = prepare(train_features[rows]), train_labels[rows]
+        source = shuffled_batches(*inputs, batch_size, seed, drop_last)
     else:
         source = batches(rows, prepare)
     bank = ProbeBank(width, classes, learning_rates, seed=seed, **bank_options)

@@ -17,10 +17,13 @@ import tensorflow as tf
 from scipy.ndimage import gaussian_filter
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score
+from sklearn.metrics.cluster import contingency_matrix
 from tqdm import tqdm
 
 from adios_tf.errors import UserError
 from adios_tf.reporting.panels import segmentation
+
+SCORES = "ari covering covering_by_size precision precision_by_size matched_iou".split()
 
 
 def segment(masker: keras.Model) -> Callable[[tf.Tensor], np.ndarray]:
@@ -38,11 +41,7 @@ def random_segmentation(
 ) -> np.ndarray:
     """Returns label maps [B,H,W] of smooth random blobs: what masks score that know nothing.
 
-    Args:
-      shape: (B, H, W).
-      slots: number of labels N.
-      seed: of the noise.
-      grain: blob size as a share of the side.
+    `slots` is the number of labels, `grain` the blobs' size as a share of the side.
     """
     count, height, width = shape
     maps = np.empty(shape, np.int64)
@@ -56,16 +55,13 @@ def random_segmentation(
 def _overlaps(
     true: np.ndarray, predicted: np.ndarray, foreground: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Counts pixels of one image; ignored pixels (true < 0) belong to no segment.
+    """Returns pixels that segments share [T,P], and the sizes of true [T] and predicted [P] ones.
 
-    Returns:
-      shared [T,P], true sizes [T], predicted sizes [P]; T without background if `foreground`.
+    Of one image; ignored pixels (true < 0) belong to no segment. T is without background if
+    `foreground`.
     """
     valid = true >= 0
-    labels, row = np.unique(true[valid], return_inverse=True)
-    slots, column = np.unique(predicted[valid], return_inverse=True)
-    cells = np.bincount(row * len(slots) + column, minlength=len(labels) * len(slots))
-    shared = cells.reshape(len(labels), len(slots))
+    labels, shared = np.unique(true[valid]), contingency_matrix(true[valid], predicted[valid])
     keep = labels > 0 if foreground else np.ones(len(labels), bool)
     return shared[keep], shared.sum(axis=1)[keep], shared.sum(axis=0)
 
@@ -73,9 +69,7 @@ def _overlaps(
 def iou_matrix(true: np.ndarray, predicted: np.ndarray, foreground: bool = False) -> np.ndarray:
     """Returns the intersection over union [T,P] of every true and predicted segment.
 
-    Args:
-      true, predicted: label maps [H,W] of one image.
-      foreground: leave out true background.
+    Of two label maps [H,W] of one image; `foreground` leaves out true background.
     """
     shared, true_size, slot_size = _overlaps(true, predicted, foreground)
     return shared / (true_size[:, None] + slot_size[None, :] - shared)
@@ -92,6 +86,14 @@ def rand_index(true: np.ndarray, predicted: np.ndarray, foreground: bool = False
     return float(adjusted_rand_score(true[chosen], predicted[chosen]))
 
 
+def _best(fit: np.ndarray, size: np.ndarray) -> tuple[float, float]:
+    """Returns the mean over segments [T] of the best fit [T,P], and the mean weighted by size."""
+    if not len(size):
+        return float("nan"), float("nan")
+    best = fit.max(axis=1)
+    return float(best.mean()), float(np.average(best, weights=size))
+
+
 def covering(
     true: np.ndarray, predicted: np.ndarray, foreground: bool = False
 ) -> tuple[float, float]:
@@ -100,11 +102,8 @@ def covering(
     For every true segment the IoU of the predicted segment that fits it best. NaN with
     `foreground` where there is none.
     """
-    shared, size, slot_size = _overlaps(true, predicted, foreground)
-    if not len(size):
-        return float("nan"), float("nan")
-    best = (shared / (size[:, None] + slot_size[None, :] - shared)).max(axis=1)
-    return float(best.mean()), float(np.average(best, weights=size))
+    _, size, _ = _overlaps(true, predicted, foreground)
+    return _best(iou_matrix(true, predicted, foreground), size)
 
 
 def average_precision(
@@ -117,12 +116,9 @@ def average_precision(
     Ignored pixels count as correctly left out, as in the official code. NaN as `covering`.
     """
     shared, size, slot_size = _overlaps(true, predicted, foreground)
-    if not len(size):
-        return float("nan"), float("nan")
     recall, precision = shared / size[:, None], shared / slot_size[None, :]
     prevalence = size[:, None] / true.size
-    best = (precision * recall + prevalence * (1 - recall)).max(axis=1)
-    return float(best.mean()), float(np.average(best, weights=size))
+    return _best(precision * recall + prevalence * (1 - recall), size)
 
 
 def matched_iou(true: np.ndarray, predicted: np.ndarray, foreground: bool = False) -> float:
@@ -162,17 +158,13 @@ def mask_scores(true: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray
         if (one < 0).all():
             raise UserError("an image has no labeled pixel: leave it out of the ground truth")
         for foreground in (False, True):
-            mean, by_size = covering(one, other, foreground)
-            precision, precision_by_size = average_precision(one, other, foreground)
-            row = {
-                "ari": rand_index(one, other, foreground),
-                "covering": mean,
-                "covering_by_size": by_size,
-                "precision": precision,
-                "precision_by_size": precision_by_size,
-                "matched_iou": matched_iou(one, other, foreground),
-            }
-            for name, value in row.items():
+            row = (
+                rand_index(one, other, foreground),
+                *covering(one, other, foreground),
+                *average_precision(one, other, foreground),
+                matched_iou(one, other, foreground),
+            )
+            for name, value in zip(SCORES, row, strict=True):
                 name = f"{name}_foreground" if foreground else name
                 scores.setdefault(name, []).append(value)
     return {name: np.array(values) for name, values in scores.items()}

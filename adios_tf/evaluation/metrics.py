@@ -18,15 +18,11 @@ def top_accuracy(ranked: np.ndarray, labels: np.ndarray, n: int = 1) -> float:
 
 
 def multi_label_scores(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Returns F1 and the share of right decisions; a class is predicted where its score is > 0.
+    """Returns F1 and the share of right decisions of scores [n,C], with labels [n,C] of 0 and 1.
 
-    As the official ADIOS code: F1 over all decisions (micro), averaged over classes (macro) and
-    averaged with weights, which are how often a class is *predicted*. A class that is neither
-    there nor predicted counts 1.
-
-    Args:
-      scores: [n,C], such as logits.
-      labels: [n,C] of 0 and 1.
+    A class is predicted where its score (such as a logit) is > 0. As the official ADIOS code: F1
+    over all decisions (micro), averaged over classes (macro) and averaged with weights, which are
+    how often a class is *predicted*. A class that is neither there nor predicted counts 1.
     """
     predicted, labels = np.asarray(scores) > 0, np.asarray(labels) > 0
     found = {

@@ -11,7 +11,7 @@ from adios_tf.data.geometry import ImageSpec
 from adios_tf.errors import UserError
 from adios_tf.evaluation.config import EvaluateConfig
 from adios_tf.evaluation.data import Split, open_pair
-from adios_tf.evaluation.features import encode_batches
+from adios_tf.evaluation.features import encode_batches, pixels_of
 from adios_tf.evaluation.knn import knn_accuracy
 from adios_tf.evaluation.mask_quality import mask_scores, random_segmentation, segment
 from adios_tf.training.config import PretrainConfig
@@ -33,17 +33,12 @@ class OnlineEvaluator:
         self, config: PretrainConfig, info: DatasetInfo, train: Examples, model: Pretrainer
     ):
         self._model, self._image_size = model, config.image_size
-        self._settings = EvaluateConfig(
-            dataset=config.dataset,
-            data_dir=config.data_dir,
-            class_list=config.class_list,
-            train_split=config.train_split,
-            test_split=config.test_split,
-            train_images=config.knn_train_images,
-            test_images=config.knn_test_images,
-            skip_broken=config.skip_broken,
-        )
+        names = "dataset data_dir class_list train_split test_split skip_broken".split()
+        counts = {"train_images": config.knn_train_images, "test_images": config.knn_test_images}
+        same = {name: getattr(config, name) for name in names}
+        self._settings = EvaluateConfig(**same, **counts)
         self._train = self._test = None
+        self._labeled = False
         if not train.num_classes and not train.has_masks:
             return
         spec = ImageSpec(config.image_size, tuple(info.mean), tuple(info.std))
@@ -70,9 +65,7 @@ class OnlineEvaluator:
 
     def knn(self) -> dict[str, float]:
         """Returns {"knn": accuracy} of the encoder as it is now, {} without labels."""
-        if self._train is None or not self._labeled:
-            return {}
-        return {"knn": self._score(self._features, "features")}
+        return {"knn": self._score(self._features, "features")} if self._labeled else {}
 
     @functools.cached_property
     def _features(self) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -82,9 +75,9 @@ class OnlineEvaluator:
 
     def before(self) -> dict[str, float]:
         """Returns the accuracy of raw pixels and of the untrained encoder."""
-        if self._train is None or not self._labeled:
+        if not self._labeled:
             return {}
-        pixels = self._score(lambda x: tf.reshape(x, [tf.shape(x)[0], -1]), "pixels", raw=True)
+        pixels = self._score(pixels_of, "pixels", raw=True)
         return {"knn_pixels": pixels, "knn_untrained": self.knn()["knn"]}
 
     def after(self) -> dict[str, float]:

@@ -5,17 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from adios_tf.evaluation.significance import Comparison
 from adios_tf.reporting import palette
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(figure).print_png(str(path))
-    return path
+from adios_tf.reporting.curves import save_figure
 
 
 def plot_rows(records: Sequence[Mapping[str, Any]], path: Path) -> Path:
@@ -28,20 +22,16 @@ def plot_rows(records: Sequence[Mapping[str, Any]], path: Path) -> Path:
         axes.barh(place, 100 * record["value"], color=color)
         if record["std"] is not None:
             axes.errorbar(100 * record["value"], place, xerr=100 * record["std"], color="black")
+        where = {"xytext": (8, 0), "textcoords": "offset points", "va": "center", "fontsize": 8}
         axes.annotate(
-            f"{100 * record['value']:.1f}",
-            (100 * max(record["value"], 0), place),
-            xytext=(8, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
+            f"{100 * record['value']:.1f}", (100 * max(record["value"], 0), place), **where
         )
     axes.set_yticks(range(len(records)), [record["label"] for record in records], fontsize=8)
     axes.invert_yaxis()
     axes.margins(x=0.1)
     axes.set_xlabel("value x 100")
     axes.spines[["top", "right"]].set_visible(False)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_corruptions(clean: float, accuracy: Mapping[tuple[str, int], float], path: Path) -> Path:
@@ -50,19 +40,16 @@ def plot_corruptions(clean: float, accuracy: Mapping[tuple[str, int], float], pa
     axes = figure.subplots()
     axes.axhline(100 * clean, color="black", linestyle=":", label="clean")
     for number, name in enumerate(dict.fromkeys(name for name, _ in accuracy)):
-        points = sorted(
-            (level, value) for (other, level), value in accuracy.items() if other == name
-        )
+        points = sorted((level, v) for (other, level), v in accuracy.items() if other == name)
         levels, values = zip(*points, strict=True)
-        axes.plot(
-            levels, 100 * np.array(values), marker="o", color=palette.slot(number), label=name
-        )
+        color = palette.slot(number)
+        axes.plot(levels, 100 * np.array(values), marker="o", color=color, label=name)
     axes.set_xticks(sorted({level for _, level in accuracy}))
     axes.set_xlabel("severity")
     axes.set_ylabel("top-1 accuracy, %")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=8)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_comparison(comparisons: Sequence[Comparison], path: Path) -> Path:
@@ -84,9 +71,8 @@ def plot_comparison(comparisons: Sequence[Comparison], path: Path) -> Path:
                 axes.annotate("*", (place, 100 * max(one.values)), ha="center")
         values = [100 * v for c in comparisons if c.row == row for v in c.values]
         room = max(0.5, np.ptp(values))
-        axes.set_ylim(
-            max(0.0, min(values) - room) if min(values) >= 0 else None, max(values) + room
-        )
+        least = max(0.0, min(values) - room) if min(values) >= 0 else None
+        axes.set_ylim(least, max(values) + room)
         axes.set_title(row, fontsize=8)
         axes.set_xticks([])
         axes.spines[["top", "right"]].set_visible(False)
@@ -94,7 +80,7 @@ def plot_comparison(comparisons: Sequence[Comparison], path: Path) -> Path:
         axes.set_visible(False)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", fontsize=8)
     figure.suptitle("value x 100; * differs from the first, p < 0.05", fontsize=8)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_study(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
@@ -114,4 +100,4 @@ def plot_study(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
     axes.set_xlabel("top-1 accuracy, %")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper right", ncols=2, fontsize=8)
-    return _save(figure, path)
+    return save_figure(figure, path)

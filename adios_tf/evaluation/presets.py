@@ -104,9 +104,8 @@ def on_dataset(preset: str, dataset: str) -> dict[str, Any]:
 def image_settings(config: Any, info: dict[str, Any]) -> dict[str, Any]:
     """Returns the settings of `_UNSAID` with a value each: given, or the preset's, or ours.
 
-    Args:
-      config: an `EvaluateConfig` whose data set is named.
-      info: the facts of the pretrained model.
+    `config` is an `EvaluateConfig` whose data set is named, `info` the facts of the pretrained
+    model.
     """
     pretrained = {name: info[name] for name in ("image_size", "mean", "std")}
     ours = {"resize": "squash", "crop_ratio": 0.875, "finetune_stem": "keep"}

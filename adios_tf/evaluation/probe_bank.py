@@ -1,4 +1,4 @@
-"""Linear classifiers trained by SGD or LARS, several learning rates at once."""
+"""Linear classifiers: first weights, loss, and training by SGD or LARS at several rates at once."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -8,11 +8,45 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from adios_tf.errors import UserError
-from adios_tf.evaluation.heads import Head, classification_loss, first_head
+from adios_tf.evaluation.defaults import HEADS
 from adios_tf.evaluation.metrics import agreement
 from adios_tf.optimizers import build_optimizer
+from adios_tf.registry import check_choice
 
 Batches = Callable[[int], Iterable[tuple[np.ndarray, np.ndarray]]]
+Head = str | tuple[np.ndarray, np.ndarray]
+
+
+def first_head(head: Head, dim: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the kernel [D,C] and bias [C] that training starts from.
+
+    `head` is "zeros", so that the first logits favor no class; "uniform", PyTorch's default
+    U(-1/sqrt(D), 1/sqrt(D)) of both, as in ADIOS; "normal", N(0, 0.01) with a bias of zero, as in
+    MixMask; or a kernel and a bias, which are taken as they are. `UserError` for another name.
+    """
+    if not isinstance(head, str):
+        return head
+    check_choice("first head", head, HEADS)
+    rng = np.random.default_rng([seed, dim, classes])
+    if head == "zeros":
+        return np.zeros((dim, classes)), np.zeros(classes)
+    if head == "uniform":
+        bound = dim**-0.5
+        return rng.uniform(-bound, bound, (dim, classes)), rng.uniform(-bound, bound, classes)
+    return rng.normal(0.0, 0.01, (dim, classes)), np.zeros(classes)
+
+
+def classification_loss(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Returns the mean loss (scalar) of logits [B,C].
+
+    Labels are [B] int, for cross-entropy; or several per image as [B,C] of 0 and 1, for binary
+    cross-entropy, averaged over images and classes.
+    """
+    if labels.shape.rank == 1:
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+    else:
+        losses = tf.nn.sigmoid_cross_entropy_with_logits(tf.cast(labels, logits.dtype), logits)
+    return tf.reduce_mean(losses)
 
 
 class ProbeBank:
@@ -77,13 +111,10 @@ class ProbeBank:
         decay_epochs: Sequence[int] = (60, 80),
         on_epoch: Callable[[int, "ProbeBank"], None] | None = None,
     ) -> "ProbeBank":
-        """Trains.
+        """Trains on `batches(epoch)`, which yields (features [B,D], labels) of that epoch.
 
-        Args:
-          batches: `batches(epoch)` yields (features [B,D], labels) of that epoch.
-          epochs: passes over the data.
-          decay_epochs: epochs from which on the rate is a tenth.
-          on_epoch: called with the epoch, counted from 0, and this bank after each.
+        From each of `decay_epochs` on the rate is a tenth. `on_epoch` is called after each epoch
+        with its number, from 0, and this bank.
         """
         for epoch in tqdm(range(epochs), "linear probe", delay=2):
             factor = 0.1 ** sum(epoch >= at for at in decay_epochs)
@@ -119,8 +150,7 @@ class ProbeBank:
     def best(self, features: np.ndarray, labels: np.ndarray) -> tuple[int, dict[float, float]]:
         """Returns the number of the best classifier on validation data, and all accuracies."""
         found = self.accuracies(features, labels)
-        chosen = max(found, key=found.get)
-        which = self.learning_rates.index(chosen)
+        which = self.learning_rates.index(max(found, key=found.get))
         if not all(np.isfinite(part).all() for part in self.weights(which)):
             raise UserError("every learning rate of the probe diverged: give smaller ones")
         return which, found

@@ -6,6 +6,7 @@ of rows whenever a piece of work is done; the runner times the pieces, prints an
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from adios_tf.evaluation.knn import DISTANCES, knn_predict
 from adios_tf.evaluation.metrics import accuracies, rank_classes
 from adios_tf.evaluation.splits import label_fraction_indices
 from adios_tf.evaluation.validation import checked_labels
-from adios_tf.registry import Registry, unknown_name
+from adios_tf.registry import Registry, check_choice
 from adios_tf.reporting.health import feature_health, mask_health, range_text, verdicts
 
 PROTOCOLS = Registry("protocol")
@@ -38,8 +39,7 @@ def knn(context: EvaluationContext) -> Groups:
     """Exact kNN; cosine votes weigh exp(cos / T), Euclidean ones 1 / (distance + 1e-5)."""
     config, labels = context.config, context.test.labels
     for distance in config.knn_distance:
-        if distance not in DISTANCES:
-            raise unknown_name("distance", distance, DISTANCES)
+        check_choice("distance", distance, DISTANCES)
         data, group = context.feature_pairs(), []
         found = knn_predict(*data, config.knn_k, config.knn_temperature, distance)
         for k, one in found.items():
@@ -62,18 +62,9 @@ def _rows(
     """Returns one row per metric of `accuracies`, with a value for each seed's prediction."""
     found = [accuracies(one, labels) for one in predicted]
     right = {"top1": predicted[0][:, 0] == labels} if labels.ndim == 1 else {}
-    return [
-        PartialResult(
-            name,
-            tuple(one[name] for one in found),
-            variant,
-            settings,
-            groups,
-            changed or {},
-            right.get(name),
-        )
-        for name in found[0]
-    ]
+    values = {name: tuple(one[name] for one in found) for name in found[0]}
+    shared = variant, settings, groups, changed or {}
+    return [PartialResult(name, v, *shared, right.get(name)) for name, v in values.items()]
 
 
 def _score_rows(scores: list[np.ndarray], labels: np.ndarray, *rest: Any) -> list[PartialResult]:
@@ -103,13 +94,9 @@ def _probe_rows(
 
 @PROTOCOLS.register("linear", "logistic regression on cached features, to convergence")
 def linear(context: EvaluationContext) -> Groups:
-    config = context.config
-    results = [
-        probes.logistic_probe(
-            *context.feature_pairs(), config.probe_strengths, config.validation_fraction, seed
-        )
-        for seed in config.seeds
-    ]
+    config, data = context.config, context.feature_pairs()
+    how = config.probe_strengths, config.validation_fraction
+    results = [probes.logistic_probe(*data, *how, seed) for seed in config.seeds]
     if config.save_classifier:
         context.save_classifier(results[0])
     settings = {"normalization": "standardized", "solver": "L-BFGS, refit on all of train"}
@@ -122,11 +109,7 @@ _SGD = "optimizer weight_decay eta clip head standardize drop_last report".split
 def _sgd_rows(context: EvaluationContext, augmented: bool) -> list[PartialResult]:
     config, results = context.config, []
     for seed in config.seeds:
-
-        def views(rows: np.ndarray, prepare: probes.Standardizer, seed: int = seed):
-            return context.augmented_features(rows, prepare, seed)
-
-        batches = views if augmented else None
+        batches = partial(context.augmented_features, seed=seed) if augmented else None
         results.append(
             probes.sgd_probe(
                 *context.feature_pairs(),
@@ -189,11 +172,7 @@ def _tuned(context: EvaluationContext, rows: np.ndarray, seed: int) -> tuple[np.
         seed=seed,
         **{name: getattr(config, f"finetune_{name}") for name in _FINETUNE},
     )
-
-    @tf.function(reduce_retracing=True)
-    def logits(images: tf.Tensor) -> tf.Tensor:
-        return model(images, training=False)
-
+    logits = tf.function(lambda images: model(images, training=False), reduce_retracing=True)
     return context.outputs(context.test, logits, "test"), epochs
 
 
@@ -229,30 +208,17 @@ def finetune(context: EvaluationContext) -> Groups:
 def semi(context: EvaluationContext) -> Groups:
     context.require_labels(several=False)
     for share in context.config.label_fractions:
-
-        def choose(seed: int, share: float = share) -> np.ndarray:
-            return label_fraction_indices(context.train.labels, share, seed)
-
-        yield _tuned_rows(
-            context,
-            f"{100 * share:g}% labels",
-            choose,
-            ("finetune", "semi"),
-            {"label_fractions": (share,)},
-        )
+        choose = partial(label_fraction_indices, context.train.labels, share)
+        variant, changed = f"{100 * share:g}% labels", {"label_fractions": (share,)}
+        yield _tuned_rows(context, variant, choose, ("finetune", "semi"), changed)
 
 
 @PROTOCOLS.register("clustering", "k-means with one cluster per class, on the test split")
 def clustering(context: EvaluationContext) -> Groups:
     config = context.config
     labels = checked_labels(context.test.labels, context.test.count, "test", classes=2)
-    found = kmeans.cluster_scores(
-        context.features(context.test),
-        labels,
-        config.cluster_seeds,
-        config.cluster_starts,
-        config.cluster_normalize,
-    )
+    how = config.cluster_seeds, config.cluster_starts, config.cluster_normalize
+    found = kmeans.cluster_scores(context.features(context.test), labels, *how)
     settings = {
         "clusters": len(np.unique(labels)),
         "starts": config.cluster_starts,
@@ -273,17 +239,12 @@ def masks(context: EvaluationContext) -> Groups:
     blobs = mask_quality.random_segmentation(true.shape, slots, context.config.seeds[0])
     for variant, found in (("learned", learned), ("random", blobs)):
         scores = mask_quality.mask_scores(true, found)
-        yield [
-            PartialResult(
-                metric=name,
-                variant=variant,
-                values=(float(np.nanmean(values)),),
-                settings={"test": int(np.isfinite(values).sum()), "slots": slots},
-                groups=("masks",),
-            )
-            for name, values in scores.items()
-            if np.isfinite(values).any()
-        ]
+        rows = []
+        for name, values in scores.items():
+            if number := int(np.isfinite(values).sum()):
+                mean, settings = (float(np.nanmean(values)),), {"test": number, "slots": slots}
+                rows.append(PartialResult(name, mean, variant, settings, ("masks",)))
+        yield rows
 
 
 @PROTOCOLS.register("health", "spread of features, state of masks; needs no labels")

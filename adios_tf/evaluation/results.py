@@ -1,6 +1,5 @@
 """Rows of the results table: what was measured, how, and the command that repeats it."""
 
-import csv
 import dataclasses
 import io
 import shlex
@@ -12,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from adios_tf.errors import UserError
-from adios_tf.evaluation.significance import RunScores
-from adios_tf.reporting.tables import format_table, write_json, write_text
+from adios_tf.evaluation.significance import RunScores, spread
+from adios_tf.reporting.tables import format_table, plus_minus, write_csv, write_json, write_text
 from adios_tf.run_folder import RESULTS, read_results
 
 TABLE, CSV, CORRECT = "table.txt", "results.csv", "correct.npz"
@@ -23,35 +22,27 @@ TABLE, CSV, CORRECT = "table.txt", "results.csv", "correct.npz"
 class Row:
     """One number with its provenance.
 
-    Attributes:
-      protocol, dataset, metric: what was measured.
-      variant: what tells it from the protocol's other rows, such as "k=20 cosine".
-      values: one per seed, as fractions; a single one where nothing is random.
-      settings: everything that the number depends on.
-      command: repeats this row.
-      seconds: wall time of the protocol's work for this row and those made along with it,
-        without the encoding of the data set.
-      correct: [n] bool, which test examples were right (first seed), for paired tests.
+    `seconds` is the wall time of the protocol's work for this row and those made along with it,
+    without the encoding of the data set.
     """
 
     protocol: str
     dataset: str
     metric: str
-    variant: str
-    values: tuple[float, ...]
-    settings: Mapping[str, Any]
-    command: str
+    variant: str  # what tells it from the protocol's other rows, such as "k=20 cosine"
+    values: tuple[float, ...]  # one per seed, as fractions; a single one where nothing is random
+    settings: Mapping[str, Any]  # everything that the number depends on
+    command: str  # repeats this row
     seconds: float = 0.0
-    correct: np.ndarray | None = None
+    correct: np.ndarray | None = None  # [n] bool, right test examples (first seed), to pair by
 
     @property
     def mean(self) -> float:
-        return float(np.mean(self.values))
+        return spread(self.values)[0]
 
     @property
     def std(self) -> float | None:
-        """Standard deviation (n-1) over seeds; None for a single value."""
-        return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else None
+        return spread(self.values)[1]
 
     @property
     def recipe(self) -> str:
@@ -67,24 +58,20 @@ class Row:
 
     def record(self) -> dict[str, Any]:
         """Returns the row as JSON has it."""
-        names = ("protocol", "dataset", "variant", "metric", "values", "command", "recipe")
-        numbers = {"value": self.mean, "std": self.std, "seconds": round(self.seconds, 2)}
+        names = "protocol dataset variant metric values command recipe".split()
         return {
             **{name: getattr(self, name) for name in names},
-            **numbers,
+            **{"value": self.mean, "std": self.std, "seconds": round(self.seconds, 2)},
             "settings": dict(self.settings),
             "label": self.label,
         }
 
 
 def _cells(record: Mapping[str, Any]) -> dict[str, Any]:
-    spread = "" if record["std"] is None else f" ± {100 * record['std']:.2f}"
     return {
         "data set": record["dataset"],
-        "protocol": record["protocol"],
-        "variant": record["variant"],
-        "metric": record["metric"],
-        "x100": f"{100 * record['value']:.2f}{spread}",
+        **{name: record[name] for name in ("protocol", "variant", "metric")},
+        "x100": plus_minus(record["value"], record["std"]),
         "seeds": len(record["values"]) if record["std"] is not None else None,
         "seconds": record["seconds"],
         "how": ", ".join(f"{k} {v}" for k, v in record["settings"].items() if v not in ("", None)),
@@ -102,10 +89,8 @@ def write_results(
 ) -> list[dict[str, Any]]:
     """Writes results.json, results.csv, table.txt and correct.npz.
 
-    Rows that are already in the folder stay, unless the same command made them.
-
-    Returns:
-      The records of all rows that the folder now holds.
+    Rows that are already in the folder stay, unless the same command made them. Returns the records
+    of all rows that the folder now holds.
     """
     fresh = {row.recipe: row.record() for row in rows}
     kept, correct = [], {}
@@ -113,11 +98,10 @@ def write_results(
         kept = [r for r in read_results(folder)["rows"] if r["recipe"] not in fresh]
         correct = dict(_load_correct(folder))
     records = [*kept, *fresh.values()]
-    correct |= {row.recipe: np.packbits(row.correct) for row in rows if row.correct is not None}
-    counts = {row.recipe: len(row.correct) for row in rows if row.correct is not None}
-    for record in records:
-        if record["recipe"] in counts:
-            record["examples"] = counts[record["recipe"]]
+    for row in rows:
+        if row.correct is not None:
+            correct[row.recipe] = np.packbits(row.correct)
+            fresh[row.recipe]["examples"] = len(row.correct)
     known = {record["recipe"] for record in records}
     folder.mkdir(parents=True, exist_ok=True)
     packed = io.BytesIO()
@@ -125,19 +109,13 @@ def write_results(
     (folder / CORRECT).write_bytes(packed.getvalue())
     write_json(folder / RESULTS, {**header, "rows": records})
     write_text(folder / TABLE, text_table(records) + "\n")
-    file = io.StringIO()
-    table = [{**_flat(record), "command": record["command"]} for record in records]
-    writer = csv.DictWriter(file, list(dict.fromkeys(k for line in table for k in line)))
-    writer.writeheader()
-    writer.writerows(table)
-    write_text(folder / CSV, file.getvalue())
+    names, lines = "dataset protocol variant metric value std seconds".split(), []
+    for record in records:
+        settings = {f"setting_{name}": value for name, value in record["settings"].items()}
+        numbers = {name: record[name] for name in names} | {"seeds": len(record["values"])}
+        lines.append(numbers | settings | {"command": record["command"]})
+    write_csv(folder / CSV, lines)
     return records
-
-
-def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("dataset", "protocol", "variant", "metric", "value", "std", "seconds")
-    settings = {f"setting_{name}": value for name, value in record["settings"].items()}
-    return {**{name: record[name] for name in names}, "seeds": len(record["values"]), **settings}
 
 
 def _load_correct(folder: Path) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ from adios_tf.evaluation.linear import ProbeResult, logistic_probe
 from adios_tf.evaluation.metrics import rank_classes
 from adios_tf.evaluation.protocols import PROTOCOLS, Groups
 from adios_tf.evaluation.validation import checked_labels
-from adios_tf.registry import unknown_name
+from adios_tf.registry import check_choice
 
 CLASSIFIER = "logistic regression on clean features"
 
@@ -23,15 +23,9 @@ def _probe(context: EvaluationContext, train: Split, test: Split) -> ProbeResult
     checked_labels(train.labels, train.count, "train", classes=2)
     checked_labels(test.labels, test.count, "test")
     config = context.config
-    return logistic_probe(
-        context.features(train),
-        train.labels,
-        context.features(test),
-        test.labels,
-        config.probe_strengths,
-        config.validation_fraction,
-        config.seeds[0],
-    )
+    data = context.features(train), train.labels, context.features(test), test.labels
+    how = config.probe_strengths, config.validation_fraction, config.seeds[0]
+    return logistic_probe(*data, *how)
 
 
 def _right(probe: ProbeResult, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -42,29 +36,29 @@ def _right(probe: ProbeResult, features: np.ndarray, labels: np.ndarray) -> np.n
 @PROTOCOLS.register("backgrounds", "accuracy when the background is exchanged, and the BG-gap")
 def backgrounds(context: EvaluationContext) -> Groups:
     for name in context.config.background_variants:
-        if name not in VARIANTS:
-            raise unknown_name("background variant", name, VARIANTS)
+        check_choice("background variant", name, VARIANTS)
     train, variants = context.background_splits()
     probe = _probe(context, train, next(iter(variants.values())))
     correct = {
         name: _right(probe, context.features(split), split.labels)
         for name, split in variants.items()
     }
+    shared: dict = {"classifier": CLASSIFIER, "l2": f"{probe.chosen:g}"}
+    if context.config.backgrounds_dir:
+        shared["train"] = train.count
     rows = []
     for name, value in background_scores(correct).items():
         gap = name == "bg_gap"
-        settings = {"classifier": CLASSIFIER, "l2": f"{probe.chosen:g}"}
-        if context.config.backgrounds_dir:
-            settings["train"] = train.count
+        names = ("mixed_same", "mixed_rand") if gap else (name,)
         rows.append(
             PartialResult(
                 metric="gap" if gap else "top1",
-                variant="mixed_same - mixed_rand" if gap else name,
                 values=(value,),
-                settings=settings | {"test": variants["mixed_same" if gap else name].count},
+                variant=" - ".join(names),
+                settings=shared | {"test": variants[names[0]].count},
                 groups=("linear", "backgrounds"),
-                changed={"background_variants": ("mixed_same", "mixed_rand") if gap else (name,)},
-                correct=None if gap else correct[name],
+                changed={"background_variants": names},
+                correct=correct.get(name),
             )
         )
     yield rows

@@ -21,21 +21,13 @@ from adios_tf.run_folder import RESULTS, RunFolder
 
 
 def evaluate(config: EvaluateConfig) -> list[Row]:
-    """Evaluates one saved encoder.
+    """Evaluates one saved encoder and returns the rows, in order.
 
     Results are written after every piece of work into RUN/evaluation/NAME (or `config.out`):
-    results.json, results.csv, table.txt, plots. Rows that are there already stay unless the
-    same command makes them again. Protocols that need labels are left out where there are none,
-    with a line that names them; where the default ones are, `health` comes in their place.
-
-    Args:
-      config: the settings; see `EvaluateConfig`.
-
-    Returns:
-      The rows, in order.
-
-    Raises:
-      UserError: see the protocols; what was finished before is kept.
+    results.json, results.csv, table.txt, plots. Rows that are there already stay unless the same
+    command makes them again. Protocols that need labels are left out where there are none, with a
+    line that names them; where the default ones are, `health` comes in their place. For `UserError`
+    see the protocols; what was finished before is kept.
     """
     if not config.run:
         raise UserError(f"name what to evaluate: --run=RUN, of {cli.program('pretrain')}")
@@ -52,13 +44,9 @@ def evaluate(config: EvaluateConfig) -> list[Row]:
     writable(folder)
     started = time.perf_counter()
     context = EvaluationContext(config, model)
-    header = {
-        "run": config.run,
-        "encoder": {k: v for k, v in model.info.items() if isinstance(v, str | int | float)},
-        "image": str(context.spec),
-        "mean": context.spec.mean,
-        "std": context.spec.std,
-    }
+    facts = {k: v for k, v in model.info.items() if isinstance(v, str | int | float)}
+    header = {"run": config.run, "encoder": facts, "image": str(context.spec)}
+    header |= {"mean": context.spec.mean, "std": context.spec.std}
     print(
         f"{config.run} on {config.dataset}: {context.train.count} train and {context.test.count} "
         f"test images, {context.spec}, features {config.features}"

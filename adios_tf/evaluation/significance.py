@@ -12,6 +12,7 @@ With more than two groups the p-values against the first are corrected by Holm's
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -22,23 +23,14 @@ from adios_tf.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class RunScores:
-    """One evaluated run.
-
-    Attributes:
-      name: of the run.
-      group: of runs that differ in the seed only.
-      seed: of pretraining.
-      values: {row: value}.
-      correct: {row: [n] bool, which test examples were right}, where a row has examples.
-      labels: {row: what to call it}, where that differs.
-    """
+    """One evaluated run."""
 
     name: str
-    group: str
-    seed: int
-    values: Mapping[str, float]
-    correct: Mapping[str, np.ndarray]
-    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    group: str  # of runs that differ in the seed only
+    seed: int  # of pretraining
+    values: Mapping[str, float]  # by row
+    correct: Mapping[str, np.ndarray]  # by row: [n] bool, which test examples were right, if any
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)  # rows' names, if others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +50,11 @@ class Comparison:
     difference: float
     p: float
     test: str | None
+
+
+def spread(values: Sequence[float]) -> tuple[float, float | None]:
+    """Returns mean and standard deviation (n-1) over seeds; None for a single value."""
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
@@ -92,6 +89,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected.tolist()
 
 
+_welch = functools.partial(stats.ttest_ind, equal_var=False)
+
+
 def significance(row: str, first: Sequence[RunScores], second: Sequence[RunScores]):
     """Returns (p, name of the test) for one row of two groups of runs; see the module."""
     if len(first) == len(second) == 1:
@@ -109,24 +109,17 @@ def significance(row: str, first: Sequence[RunScores], second: Sequence[RunScore
     else:
         values = [np.array([run.values[row] for run in group]) for group in (first, second)]
         test, name = _welch, f"Welch's t-test, {len(first)} and {len(second)} seeds"
-    spread = values[0] - values[1] if test is stats.ttest_rel else np.concatenate(values)
-    if np.ptp(spread) == 0:
-        return (1.0, name) if spread[0] == 0 or test is _welch else (float("nan"), "no spread")
+    differing = values[0] - values[1] if test is stats.ttest_rel else np.concatenate(values)
+    if np.ptp(differing) == 0:
+        return (1.0, name) if differing[0] == 0 or test is _welch else (float("nan"), "no spread")
     return float(test(*values).pvalue), name
-
-
-def _welch(first: np.ndarray, second: np.ndarray):
-    return stats.ttest_ind(first, second, equal_var=False)
 
 
 def compare(runs: Sequence[RunScores]) -> list[Comparison]:
     """Compares groups of runs in every row that all runs have; the first group is the baseline.
 
-    Returns:
-      Row by row, one `Comparison` per group, in the order in which groups first appear.
-
-    Raises:
-      UserError: fewer than two runs, or no row in common.
+    Returns row by row one `Comparison` per group, in the order in which groups first appear.
+    `UserError` for fewer than two runs, or no row in common.
     """
     if len(runs) < 2:
         raise UserError("comparing takes two runs at least")
@@ -138,9 +131,8 @@ def compare(runs: Sequence[RunScores]) -> list[Comparison]:
         raise UserError(
             "the runs have no row in common: evaluate each with the same protocols and settings"
         )
-    table = []
+    table, baseline = [], next(iter(groups.values()))
     for row in rows:
-        baseline = next(iter(groups.values()))
         tests = {
             name: significance(row, baseline, group)
             for name, group in groups.items()
@@ -149,16 +141,17 @@ def compare(runs: Sequence[RunScores]) -> list[Comparison]:
         corrected = dict(zip(tests, holm([p for p, _ in tests.values()]), strict=True))
         base_mean = np.mean([run.values[row] for run in baseline])
         for name, group in groups.items():
-            values = [float(run.values[row]) for run in group]
+            values = tuple(float(run.values[row]) for run in group)
+            mean, std = spread(values)
             table.append(
                 Comparison(
                     row=runs[0].labels.get(row, row),
                     group=name,
                     runs=len(values),
-                    mean=float(np.mean(values)),
-                    std=float(np.std(values, ddof=1)) if len(values) > 1 else float("nan"),
-                    values=tuple(values),
-                    difference=float(np.mean(values) - base_mean),
+                    mean=mean,
+                    std=float("nan") if std is None else std,
+                    values=values,
+                    difference=float(mean - base_mean),
                     p=corrected.get(name, float("nan")),
                     test=tests[name][1] if name in tests else None,
                 )

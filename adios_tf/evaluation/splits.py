@@ -15,20 +15,10 @@ def _per_class(labels: np.ndarray, seed: int) -> list[np.ndarray]:
 
 
 def label_fraction_indices(labels: np.ndarray, fraction: float, seed: int = 0) -> np.ndarray:
-    """Chooses the same share of every class, at least one example of each.
+    """Returns sorted indices of the same share of every class of labels [n], at least one of each.
 
-    With one seed a smaller share is a subset of a larger one.
-
-    Args:
-      labels: [n] int.
-      fraction: in (0, 1], 0.01 for the papers' 1 %.
-      seed: of the choice.
-
-    Returns:
-      Sorted indices into labels.
-
-    Raises:
-      UserError: a fraction outside (0, 1].
+    With one seed a smaller share is a subset of a larger one; 0.01 is the papers' 1 %. `UserError`
+    for a fraction outside (0, 1].
     """
     if not 0 < fraction <= 1:
         raise UserError(f"label fraction {fraction}: give a share above 0 and at most 1")
@@ -40,21 +30,11 @@ def label_fraction_indices(labels: np.ndarray, fraction: float, seed: int = 0) -
 def split_validation(
     labels: np.ndarray, fraction: float = 0.1, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts a validation part from a train split, the same share of every class.
+    """Returns sorted indices of a train part and of a validation part, a share of every class.
 
-    A class keeps at least one example for training and, if it has two, gives one away. Where
-    images have several labels, the part is drawn from all alike.
-
-    Args:
-      labels: [n] int, or [n,C].
-      fraction: in (0, 1), the share of the validation part.
-      seed: of the choice.
-
-    Returns:
-      Sorted indices of the train part and of the validation part.
-
-    Raises:
-      UserError: a fraction outside (0, 1), or no class has two examples.
+    A class keeps at least one example for training and, if it has two, gives one away. Where images
+    have several labels, [n,C] instead of [n], the part is drawn from all alike. `UserError` for a
+    fraction outside (0, 1), or where no class has two examples.
     """
     if not 0 < fraction < 1:
         raise UserError(f"validation fraction {fraction}: give a share between 0 and 1")

@@ -10,8 +10,7 @@ _ROWS = 65_536
 def checked_features(features: np.ndarray, what: str) -> np.ndarray:
     """Returns features [n,D] as float32 without a copy where they are that already.
 
-    Raises:
-      UserError: not a matrix, empty, or with NaN or infinity in it.
+    `UserError` unless they are a matrix, not empty, without NaN and infinity.
     """
     features = np.asarray(features)
     if features.ndim != 2 or 0 in features.shape:
@@ -30,15 +29,9 @@ def checked_labels(
 ) -> np.ndarray:
     """Returns labels [n], or [n,C] of 0 and 1 where an image has several, as int64.
 
-    Args:
-      count: how many there must be.
-      what: "train" or "test", for the message.
-      classes: how many different ones there must be at least.
-      several: whether the protocol can do with several labels per image.
-
-    Raises:
-      NoLabels: a missing label (-1), or too few classes.
-      UserError: another length, or several labels per image where there may be one.
+    There must be `count`, of at least so many `classes`, and only where `several` more than one per
+    image; `what` is "train" or "test". Raises `NoLabels` for a missing label (-1) or too few
+    classes, `UserError` for another length, or several labels where one may be.
     """
     labels = np.asarray(labels)
     if labels.shape[:1] != (count,) or labels.ndim > 2:
@@ -78,9 +71,7 @@ def checked_pair(
     """Returns both splits checked, and the number of classes.
 
     That is 1 + the largest label, or C where images have several labels, [n,C] of 0 and 1.
-
-    Raises:
-      UserError: as `checked_features` and `checked_labels`, or widths that differ.
+    `UserError` as `checked_features` and `checked_labels`, or for widths that differ.
     """
     train_features = checked_features(train_features, "train")
     test_features = checked_features(test_features, "test")
@@ -98,8 +89,7 @@ def checked_pair(
 def number_of_classes(train_labels: np.ndarray, test_labels: np.ndarray) -> int:
     """Returns 1 + the largest label [n] of either split, or C of labels [n,C].
 
-    Raises:
-      UserError: splits whose labels are not of one kind.
+    `UserError` for splits whose labels are not of one kind.
     """
     if train_labels.shape[1:] != test_labels.shape[1:]:
         raise UserError(

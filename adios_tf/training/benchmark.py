@@ -72,10 +72,7 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
         "pipeline_images_per_second": pipeline,
         "steps": rows,
         "simultaneous_over_alternating": {
-            kind: {
-                clock: _ratio({name: getattr(t, clock) for name, t in timed.items()}, kind)
-                for clock in Timed._fields
-            }
+            kind: {clock: _ratio(timed, kind, clock) for clock in Timed._fields}
             for kind in ("all", "one")
         },
     }
@@ -94,10 +91,11 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     return result
 
 
-def _ratio(measured: dict[str, list[float]], kind: str) -> float:
+def _ratio(timed: dict[str, Timed], kind: str, clock: str) -> float:
     """Median over rounds of simultaneous over alternating, which ran one after the other."""
-    together = np.array(measured[f"{kind} simultaneous"])
-    return float(np.median(together / np.array(measured[f"{kind} alternating"])))
+    words = "simultaneous", "alternating"
+    together, by_turns = (np.array(getattr(timed[f"{kind} {word}"], clock)) for word in words)
+    return float(np.median(together / by_turns))
 
 
 def matrix_product_peak(side: int = 2048, rounds: int = 5) -> float:
@@ -144,18 +142,9 @@ def step_operations(model: Pretrainer, config: BenchmarkConfig) -> float:
 def _model(
     config: BenchmarkConfig, masking: str, update: str, lean_memory: bool = False
 ) -> Pretrainer:
-    settings = PretrainConfig(
-        backbone=config.backbone,
-        image_size=config.image_size,
-        batch_size=config.batch_size,
-        num_masks=config.num_masks,
-        masker_base=config.masker_base,
-        objective=config.objective,
-        masking=masking,
-        update=update,
-        xla=config.xla,
-        lean_memory=lean_memory,
-    )
+    names = "backbone image_size batch_size num_masks masker_base objective xla".split()
+    same = {name: getattr(config, name) for name in names}
+    settings = PretrainConfig(masking=masking, update=update, lean_memory=lean_memory, **same)
     return build_pretrainer(settings, steps_per_epoch=100, num_classes=None)
 
 
@@ -183,7 +172,7 @@ def _pipeline_speed(config: BenchmarkConfig) -> float:
 
 def _peak_memory(config: BenchmarkConfig, masking: str, lean_memory: bool) -> float:
     """Peak resident memory of this process in MB after three alternating steps."""
-    step, batch = _step(_model(config, masking, "alternating", lean_memory), config.xla), None
+    step = _step(_model(config, masking, "alternating", lean_memory), config.xla)
     batch = _batch(config)
     for _ in range(3):
         step(batch)

@@ -51,8 +51,7 @@ def check_combination(config: PretrainConfig) -> None:
 def own_parameters(config: PretrainConfig) -> dict[str, Any]:
     """Returns --set as {name: value}, of the types that the constructors' annotations tell.
 
-    Raises:
-      UserError: none of the chosen components has such a parameter, or it is of another type.
+    `UserError` where no chosen component has such a parameter, or it is of another type.
     """
     flags, known = {field.name for field in dataclasses.fields(config)}, {}
     chosen = [OBJECTIVES[config.objective], MASKINGS[config.masking], FILLS[config.fill]]

@@ -22,11 +22,7 @@ class Probe(Configured, keras.layers.Layer):
     """
 
     def __init__(
-        self,
-        feature_dim: int,
-        num_classes: int,
-        views: Sequence[int] | None = None,
-        **kwargs: Any,
+        self, feature_dim: int, num_classes: int, views: Sequence[int] | None = None, **kwargs: Any
     ):
         super().__init__(**kwargs)
         self.views = tuple(map(View, views)) if views else None
@@ -37,11 +33,8 @@ class Probe(Configured, keras.layers.Layer):
     def call(self, features: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns cross-entropy and accuracy over the labeled rows, two scalars.
 
-        Where an image has several labels, every class is a binary question of its own.
-
-        Args:
-          features: [B,D]; the gradient stops here.
-          labels: [B] int, -1 = none; or several labels per image, [B,C] of 0 and 1.
+        The gradient stops at features [B,D]. Labels are [B] int, -1 = none; or several per image,
+        [B,C] of 0 and 1, and then every class is a binary question of its own.
         """
         logits = self.classifier(tf.stop_gradient(features))
         if labels.shape.rank == 2:

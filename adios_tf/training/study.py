@@ -23,9 +23,9 @@ from adios_tf.evaluation.config import EvaluateConfig
 from adios_tf.evaluation.plots import plot_study
 from adios_tf.evaluation.results import read_results
 from adios_tf.evaluation.runner import evaluate
-from adios_tf.evaluation.significance import RunScores, significance
+from adios_tf.evaluation.significance import RunScores, significance, spread
 from adios_tf.registry import import_plugins
-from adios_tf.reporting.tables import format_table, write_json, write_text
+from adios_tf.reporting.tables import format_table, plus_minus, write_json, write_text
 from adios_tf.run_folder import RESULTS, RunFolder
 from adios_tf.training.build import build_pretrainer
 from adios_tf.training.config import PretrainConfig, StudyConfig
@@ -34,6 +34,7 @@ from adios_tf.training.run import pretrain, training_batches, training_examples
 from adios_tf.training.system import time_in_turn
 
 PROTOCOLS = ("knn", "linear")
+SUMMARY = ("mask_ari", "mask_ari_random", "knn_untrained", "knn_pixels")
 _LEVEL = 0.05
 PROGRAM = "adios_tf.programs.study"
 
@@ -66,40 +67,34 @@ def study(config: StudyConfig) -> list[dict[str, Any]]:
     """Trains and evaluates whatever is not there yet, then compares.
 
     Each run is a process of its own and a run folder `OUT/BASE/METHOD/SEED`; a study that was
-    stopped goes on where it was. Writes study.json, study.txt and a picture per data set.
-
-    Returns:
-      One row per data set and method, as in study.json.
-
-    Raises:
-      UserError: a mistake in the settings, before anything runs.
+    stopped goes on where it was. Writes study.json, study.txt and a picture per data set. Returns
+    one row per data set and method, as in study.json; `UserError` for a mistake in the settings,
+    before anything runs.
     """
     runs = plan(config)
     if config.only_run:
         _make(next(run for run in runs if run.config.run_dir == config.only_run), config)
         return []
     failures = _train(runs, config)
-    rows = []
-    for base in dict.fromkeys(run.base for run in runs):
-        ours = [run for run in runs if run.base == base and run.done]
-        rows += compare_methods(ours, seconds_per_step(ours, config.rounds))
-    out = Path(config.out)
+    finished: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.done:
+            finished.setdefault(run.base, []).append(run)
+    tables = {
+        base: compare_methods(ours, seconds_per_step(ours, config.rounds))
+        for base, ours in finished.items()
+    }
+    out, rows = Path(config.out), [row for table in tables.values() for row in table]
     write_json(out / "study.json", {"settings": dataclasses.asdict(config), "rows": rows})
-    text = "\n\n".join(
-        f"{base}\n{study_table([row for row in rows if row['base'] == base])}"
-        for base in dict.fromkeys(row["base"] for row in rows)
-    )
+    text = "\n\n".join(f"{base}\n{study_table(table)}" for base, table in tables.items())
     write_text(out / "study.txt", text + "\n")
     print(text)
-    for base in dict.fromkeys(row["base"] for row in rows):
-        plot_study([row for row in rows if row["base"] == base], out / f"{base}.png")
+    for base, table in tables.items():
+        plot_study(table, out / f"{base}.png")
     for run, reason in failures.items():
         print(f"not in the table: {run}: {reason}", file=sys.stderr)
     print(f"written to {out} (study.json, study.txt, a picture per data set)")
     return rows
-
-
-# ------------------------------------------------------------------ what to run
 
 
 def named_file(name: str | Path) -> Path:
@@ -111,8 +106,7 @@ def named_file(name: str | Path) -> Path:
 def read_methods(path: str | Path) -> dict[str, list[str]]:
     """Returns {name: flags} of a file with lines `name: flags`; `#` begins a comment line.
 
-    Raises:
-      UserError: no such file, a line without a colon, a name that stands twice, no line at all.
+    `UserError` for no such file, a line without a colon, a name that stands twice, no line at all.
     """
     try:
         lines = named_file(path).read_text(encoding="utf-8").splitlines()
@@ -136,9 +130,8 @@ def read_methods(path: str | Path) -> dict[str, list[str]]:
 def plan(config: StudyConfig) -> list[Run]:
     """Returns the runs of a study, seed by seed, so that a table can be made of a part.
 
-    Raises:
-      UserError: unreadable files, flags that nothing understands, a combination that makes no
-        sense, two bases of one name, or a run folder made with other settings.
+    `UserError` for unreadable files, flags that nothing understands, a combination that makes no
+    sense, two bases of one name, or a run folder made with other settings.
     """
     if not config.base or not config.seeds:
         raise UserError("name at least one flagfile in --base and one seed in --seeds")
@@ -151,15 +144,11 @@ def plan(config: StudyConfig) -> list[Run]:
         for name, base in zip(names, config.base, strict=True):
             for method, flags in methods.items():
                 folder = Path(config.out, name, method.replace("/", "-"), str(seed))
-                argv = [
-                    f"--flagfile={named_file(base)}",
-                    *([f"--plugins={','.join(config.plugins)}"] if config.plugins else []),
-                    *flags,
-                    f"--seed={seed}",
-                    f"--run_dir={folder}",
-                ]
+                own = f"--seed={seed}", f"--run_dir={folder}"
+                plugins = [f"--plugins={','.join(config.plugins)}"] if config.plugins else []
                 try:
-                    settings = cli.parse(PretrainConfig, argv)
+                    file = f"--flagfile={named_file(base)}"
+                    settings = cli.parse(PretrainConfig, [file, *plugins, *flags, *own])
                     import_plugins(settings.plugins)
                     check_combination(settings)
                     info = describe(settings.dataset, settings.image_size)
@@ -185,21 +174,11 @@ def _same_settings(run: Run) -> None:
         )
 
 
-# ------------------------------------------------------------------ running
-
-
 def _make(run: Run, config: StudyConfig) -> None:
     """Pretrains and evaluates one run, in this process."""
     pretrain(run.config)
-    evaluate(
-        EvaluateConfig(
-            run=str(run.folder),
-            protocols=PROTOCOLS,
-            knn_k=(20,),
-            train_images=config.train_images,
-            out=str(run.results),
-        )
-    )
+    how = EvaluateConfig(protocols=PROTOCOLS, knn_k=(20,), train_images=config.train_images)
+    evaluate(dataclasses.replace(how, run=str(run.folder), out=str(run.results)))
 
 
 def _train(runs: Sequence[Run], config: StudyConfig) -> dict[str, str]:
@@ -213,15 +192,11 @@ def _train(runs: Sequence[Run], config: StudyConfig) -> dict[str, str]:
     def start(run: Run) -> str:
         run.folder.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", PROGRAM, *flags, f"--only_run={run.folder}"]
+        environment = os.environ | (threads if config.jobs > 1 else {})
         log = run.folder.parent / f"{run.config.seed}.log"
         with log.open("w") as file:
-            done = subprocess.run(
-                command,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **(threads if config.jobs > 1 else {})},
-                check=False,
-            )
+            output = {"stdout": file, "stderr": subprocess.STDOUT}
+            done = subprocess.run(command, **output, env=environment, check=False)
         return "" if done.returncode == 0 else f"{_reason(log)} ({log})"
 
     with concurrent.futures.ThreadPoolExecutor(config.jobs) as pool:
@@ -262,9 +237,6 @@ def seconds_per_step(runs: Sequence[Run], rounds: int) -> dict[str, float]:
     return {method: float(np.median(seconds.wall)) for method, seconds in timed.items()}
 
 
-# ------------------------------------------------------------------ the table
-
-
 def run_values(run: Run) -> dict[str, float]:
     """Returns the scores of a finished run, as fractions, and its baselines."""
     folder = RunFolder(run.folder)
@@ -274,8 +246,7 @@ def run_values(run: Run) -> dict[str, float]:
         for row in read_results(run.results)["rows"]
         if row["metric"] == "top1"
     }
-    known = ("mask_ari", "mask_ari_random", "knn_untrained", "knn_pixels")
-    return values | {name: summary[name] for name in known if summary.get(name) is not None}
+    return values | {name: summary[name] for name in SUMMARY if summary.get(name) is not None}
 
 
 def compare_methods(runs: Sequence[Run], seconds: Mapping[str, float]) -> list[dict[str, Any]]:
@@ -286,35 +257,31 @@ def compare_methods(runs: Sequence[Run], seconds: Mapping[str, float]) -> list[d
     that `adios_tf.evaluation.significance.significance` names. p is not corrected for the number of
     methods: of twenty that change nothing, one is below 0.05 on average.
     """
-    methods: dict[str, list[Run]] = {}
+    first: dict[str, Run] = {}
+    scores: dict[str, list[RunScores]] = {}
+    plain: dict[str, str] = {}
     for run in runs:
-        methods.setdefault(run.method, []).append(run)
-    plain = {}
-    for method, members in methods.items():
-        if members[0].config.masking == "none":
-            plain.setdefault(members[0].config.objective, method)
-    scores = {
-        method: [
-            RunScores(str(run.folder), method, run.config.seed, run_values(run), {})
-            for run in members
-        ]
-        for method, members in methods.items()
-    }
+        first.setdefault(run.method, run)
+        one = RunScores(str(run.folder), run.method, run.config.seed, run_values(run), {})
+        scores.setdefault(run.method, []).append(one)
+        if run.config.masking == "none":
+            plain.setdefault(run.config.objective, run.method)
     rows = []
-    for method, members in methods.items():
-        row: dict[str, Any] = {"base": members[0].base, "method": method, "seeds": len(members)}
-        for name in (*PROTOCOLS, "mask_ari", "mask_ari_random", "knn_untrained", "knn_pixels"):
-            values = [run.values[name] for run in scores[method] if name in run.values]
+    for method, members in scores.items():
+        row: dict[str, Any] = {"base": first[method].base, "method": method, "seeds": len(members)}
+        for name in (*PROTOCOLS, *SUMMARY):
+            values = [run.values[name] for run in members if name in run.values]
             row[name] = _spread(values) if values else None
-        baseline = plain.get(members[0].config.objective)
+        baseline = plain.get(first[method].config.objective)
         row["plain"] = baseline if baseline != method else None
         row["gain"] = row["p"] = None
         if row["plain"]:
-            row["gain"] = row["linear"]["mean"] - np.mean(
-                [run.values["linear"] for run in scores[baseline]]
-            )
-            row["p"], row["test"] = significance("linear", scores[baseline], scores[method])
-            row["verdict"] = _verdict(row["gain"], row["p"])
+            usual = np.mean([run.values["linear"] for run in scores[baseline]])
+            row["gain"] = row["linear"]["mean"] - usual
+            row["p"], row["test"] = significance("linear", scores[baseline], members)
+            row["verdict"] = "no clear difference"
+            if row["p"] < _LEVEL:  # which NaN is not
+                row["verdict"] = "helps" if row["gain"] > 0 else "hurts"
         else:
             row["verdict"] = "the plain method" if baseline else "no plain method in the list"
         row["seconds_per_step"] = seconds.get(method)
@@ -323,24 +290,15 @@ def compare_methods(runs: Sequence[Run], seconds: Mapping[str, float]) -> list[d
 
 
 def _spread(values: Sequence[float]) -> dict[str, Any]:
-    std = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return {"mean": float(np.mean(values)), "std": std, "values": list(values)}
-
-
-def _verdict(gain: float, p: float) -> str:
-    if math.isnan(p) or p >= _LEVEL:
-        return "no clear difference"
-    return "helps" if gain > 0 else "hurts"
+    mean, std = spread(values)
+    return {"mean": mean, "std": std, "values": list(values)}
 
 
 def study_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Returns the rows of one data set as text, and what they are measured against."""
 
     def cell(score: Mapping[str, Any] | None, factor: float, digits: int) -> str:
-        if score is None:
-            return "-"
-        spread = "" if score["std"] is None else f" ± {factor * score['std']:.{digits}f}"
-        return f"{factor * score['mean']:.{digits}f}{spread}"
+        return "-" if score is None else plus_minus(score["mean"], score["std"], digits, factor)
 
     lines = [
         {

@@ -21,12 +21,9 @@ def time_in_turn(
     rounds: int,
     between: Callable[[], object] | None = None,
 ) -> dict[str, Timed]:
-    """Times steps round by round, each once a round, so that noise meets all of them alike.
+    """Times steps by name round by round, each once a round, so that noise meets all alike.
 
-    Args:
-      steps: {name: a step}; each is run once before it is timed, which traces it.
-      rounds: how often each is timed.
-      between: called after every round.
+    Each is run once before it is timed, which traces it; `between` is called after every round.
     """
     for step in tqdm(steps.values(), desc="tracing", unit="step"):
         step()

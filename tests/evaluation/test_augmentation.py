@@ -101,5 +101,5 @@ def test_which_augmentation():
     assert auto.line(32) == "shift by up to 4 px, flip"
     assert auto.line(96) == "crop from 0.08 of the area, flip"
     assert Augmentation("crop", 0.5).line(32) == "crop from 0.5 of the area, flip"
-    with pytest.raises(UserError, match="choose auto, crop, shift"):
+    with pytest.raises(UserError, match="known are auto, crop, shift"):
         Augmentation("flip")

@@ -77,7 +77,7 @@ def test_an_encoder_that_was_frozen_trains(encoder):
 
 
 def test_bad_input(encoder):
-    with pytest.raises(UserError, match="train, frozen"):
+    with pytest.raises(UserError, match="frozen, train"):
         Classifier(encoder, 2, "eval")
     with pytest.raises(UserError, match="no batch"):
         fine_tune(encoder, batches(1), 0, 2)

@@ -7,8 +7,8 @@ from sklearn.preprocessing import StandardScaler
 
 from adios_tf.errors import UserError
 from adios_tf.evaluation import linear
-from adios_tf.evaluation.heads import first_head
 from adios_tf.evaluation.metrics import rank_classes, top_accuracy
+from adios_tf.evaluation.probe_bank import first_head
 
 
 def blobs(count, seed, dim=6, classes=3, noise=1.5):
@@ -162,7 +162,7 @@ def test_the_best_epoch_on_test_data_when_asked_for():
     seen = []
 
     def on_epoch(epoch, bank):
-        found = bank.accuracies(linear.Standardizer.none(6)(TEST[0]), TEST[1])
+        found = bank.accuracies(*TEST)
         seen.append(*found.values())
 
     settings = {"learning_rates": (30.0,), "epochs": 6, "decay_epochs": (), "batch_size": 64}

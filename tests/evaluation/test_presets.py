@@ -84,9 +84,10 @@ PROBE["adios_32bit"] = PROBE["adios"] | {"optimizer": "sgd"}
 TUNING = {
     **{"optimizer": "lars", "eta": 1e-3, "clip": False, "per_epoch": True},
     **{"head": "uniform", "batchnorm": "frozen"},
-    "arguments": (200, 0.5, 10.0, 5e-4),  # epochs, rate, warm-up epochs, weight decay
+    **{"learning_rate": 0.5, "warmup_epochs": 10.0, "weight_decay": 5e-4},
+    "arguments": (200,),  # epochs
 }
-TUNING_32BIT = TUNING | {"optimizer": "sgd", "arguments": (200, 0.5, 10.0, 0.0)}
+TUNING_32BIT = TUNING | {"optimizer": "sgd", "weight_decay": 0.0}
 
 
 class Called(Exception):
