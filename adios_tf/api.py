@@ -15,7 +15,7 @@ from adios_tf.errors import UserError
 from adios_tf.evaluation.config import EvaluateConfig
 from adios_tf.evaluation.results import Row
 from adios_tf.evaluation.runner import evaluate as run_evaluation
-from adios_tf.exporting.export_run import Exported, export_run
+from adios_tf.exporting.formats import Exported, export_run
 from adios_tf.registry import unknown_name
 from adios_tf.run_folder import RunFolder
 from adios_tf.training.config import PretrainConfig

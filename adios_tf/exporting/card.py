@@ -22,33 +22,13 @@ _SHOWN = {
     "step": "updates",
     "commit": "commit",
 }
-_SIGNATURES = """\
-| signature | input | outputs |
-|---|---|---|
-| `serving_default` | `images` float32 [B,H,W,3] in [0,1] | `features` [B,{dim}] |
-| `embed_uint8` | `images` uint8 [B,H,W,3] | `features` |
-| `embed_bytes` | `bytes` string [B], image files | `features`, `ok` [B] |
-"""
-_MASKS = """\
-| `masks` | `images` float32 [B,H,W,3] in [0,1] | `masks` [B,{side},{side},{slots}], `occluded` \
-[B,{slots},{side},{side},3] |
-| `masks_uint8` | `images` uint8 [B,H,W,3] | the same |
-| `masks_bytes` | `bytes` string [B] | the same, `ok` [B] |
-"""
-_CLASSIFY = """\
-| `classify` | `images` float32 [B,H,W,3] in [0,1] | `logits`, `probabilities` [B,{classes}] |
-| `classify_uint8` | `images` uint8 [B,H,W,3] | the same |
-| `classify_bytes` | `bytes` string [B] | the same, `ok` [B] |
-"""
 
 
 def facts(model: PretrainedModel, run: Path | str) -> dict[str, Any]:
     """Returns what is known of a model and its run: what model.json holds.
 
-    Args:
-      model: from `adios_tf.load`.
-      run: the folder it came from; read are flags.txt, summary.json, environment.json and the
-        results of evaluations, where they are.
+    Read from the run's folder are flags.txt, summary.json, environment.json and the results of
+    evaluations, where they are.
     """
     folder = RunFolder(run)
     found: dict[str, Any] = {
@@ -68,12 +48,9 @@ def facts(model: PretrainedModel, run: Path | str) -> dict[str, Any]:
 
 
 def write_card(model: PretrainedModel, run: Path | str, out: Path | str, files: list[str]) -> None:
-    """Writes README.md and model.json into the export's folder.
+    """Writes README.md and model.json into the export's folder `out`; see `facts`.
 
-    Args:
-      model, run: see `facts`.
-      out: the folder.
-      files: names of what was exported beside the SavedModel.
+    `files` are the names of what was exported beside the SavedModel.
     """
     out, known = Path(out), facts(model, run)
     (out / "model.json").write_text(json.dumps(known | {"files": files}, indent=2) + "\n")
@@ -94,7 +71,7 @@ def _text(model: PretrainedModel, known: dict[str, Any], files: list[str]) -> st
         parts = ", ".join(info["untrained_parts"])
         lines += [f"**Random weights**, since the imported file had none: {parts}.", ""]
     if "saved_model.pb" in files:
-        lines += ["## Signatures", "", _signatures(model), *_usage(model)]
+        lines += [_signatures(model), ""]
     others = [name for name in files if name != "saved_model.pb"]
     if others:
         lines += [
@@ -111,32 +88,16 @@ def _text(model: PretrainedModel, known: dict[str, Any], files: list[str]) -> st
 
 
 def _signatures(model: PretrainedModel) -> str:
-    text = _SIGNATURES.format(dim=model.encoder.output_shape[-1])
-    if model.masker is not None:
-        text += _MASKS.format(side=model.image_size, slots=model.masker.output_shape[-1])
-    if model.classifier is not None:
-        text += _CLASSIFY.format(classes=model.classifier.output_shape[-1])
-    return text
-
-
-def _usage(model: PretrainedModel) -> list[str]:
-    side = model.image_size
-    return [
-        f"Images of any size are resized to {side}x{side} (bicubic, antialiased, both sides on "
-        "their own) and normalized inside. Masks are soft, in [0,1], 1 = hidden; occluded copies "
-        "are in [0,1], with the data set's mean color where a mask hides. Files that cannot be "
-        "decoded have `ok` false and rows of zeros; the others are not affected. JPEG files are "
-        "turned upright by their EXIF orientation; of an animation the first picture is taken.",
-        "",
-        "```python",
-        "import tensorflow as tf",
-        "",
-        'embed = tf.saved_model.load("this folder").signatures["embed_bytes"]',
-        'answer = embed(bytes=tf.constant([open("image.jpg", "rb").read()]))',
-        'print(answer["ok"], answer["features"])',
-        "```",
-        "",
-    ]
+    """Returns card.md, what a SavedModel answers, less the rows of networks that are not there."""
+    answers = {"| `masks": model.masker, "| `classify": model.classifier}
+    missing = tuple(row for row, network in answers.items() if network is None)
+    lines = Path(__file__).with_name("card.md").read_text(encoding="utf-8").splitlines()
+    widths = {
+        name: None if network is None else network.output_shape[-1]
+        for name, network in zip(("slots", "classes"), answers.values(), strict=True)
+    }
+    text = "\n".join(line for line in lines if not line.startswith(missing))
+    return text.format(dim=model.encoder.output_shape[-1], side=model.image_size, **widths)
 
 
 def _results(known: dict[str, Any]) -> list[str]:

@@ -1,18 +1,20 @@
-"""Other formats than SavedModel: Keras files, bare weights, LiteRT and ONNX.
+"""From a run to what production gets: files in the formats asked for, and a model card.
 
-They take images of the pretraining side, float32 [B,S,S,3] in [0,1]; resizing and decoding are
-left to the caller.
+Other formats than SavedModel (Keras files, bare weights, LiteRT and ONNX) take images of the
+pretraining side, float32 [B,S,S,3] in [0,1]; resizing and decoding are left to the caller.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
+from adios_tf import pretrained
 from adios_tf.errors import UserError
-from adios_tf.exporting.saved_model import save_model
+from adios_tf.exporting.card import write_card
+from adios_tf.exporting.saved_model import empty_folder, save_model
 from adios_tf.pretrained import PretrainedModel
 from adios_tf.registry import Registry
 
@@ -90,22 +92,43 @@ def write_onnx(model: PretrainedModel, out: Path) -> list[Path]:
     return _write_each(_from_images(model), out, ".onnx", write)
 
 
-def export_format(name: str, model: PretrainedModel, out: Path | str) -> list[Path]:
-    """Writes a model in one format and returns the files.
+class Exported(NamedTuple):
+    """The files that were written, and {format: why it cannot be had}."""
 
-    Args:
-      name: one of `FORMATS`.
-      model: from `adios_tf.load`.
-      out: folder.
+    files: tuple[Path, ...]
+    failed: dict[str, str]
 
-    Raises:
-      UserError: an unknown format, or one that cannot be had here.
+
+def export_run(
+    run: Path | str, out: Path | str, formats: Sequence[str] = ("saved_model",)
+) -> Exported:
+    """Exports a run folder in one or more formats, with README.md and model.json beside them.
+
+    `run` is a run folder of bin/pretrain.py or bin/import_torch.py, or an earlier export; `out` a
+    folder that is empty or not there; the formats are names in `FORMATS`, of which one that cannot
+    be had does not keep the others back. `UserError` where there is no such run, the folder holds
+    something, or a format is unknown.
     """
-    write: Callable[[PretrainedModel, Path], list[Path]] = FORMATS[name]
-    out = Path(out).expanduser()
-    if name != "saved_model":
-        out.mkdir(parents=True, exist_ok=True)
-    return write(model, out)
+    for name in formats:
+        _ = FORMATS[name]
+    if not formats:
+        raise UserError(f"name a format: --format={', '.join(FORMATS)}")
+    out = empty_folder(out)
+    model = pretrained.load(run)
+    written: list[Path] = []
+    failed = {}
+    # The SavedModel makes the folder, so it comes first.
+    for name in sorted(formats, key=lambda name: name != "saved_model"):
+        try:
+            if name != "saved_model":
+                out.mkdir(parents=True, exist_ok=True)
+            written += FORMATS[name](model, out)
+        except UserError as error:
+            failed[name] = str(error)
+    if written:
+        names = [path.name if path != out else "saved_model.pb" for path in written]
+        write_card(model, run, out, names)
+    return Exported(tuple(written), failed)
 
 
 def _cannot(name: str, error: Exception) -> UserError:

@@ -10,8 +10,8 @@ import numpy as np
 
 from adios_tf import pretrained
 from adios_tf.errors import UserError
+from adios_tf.exporting.torch_file import write_torch_checkpoint
 from adios_tf.exporting.torch_import import FACTS, KEPT
-from adios_tf.exporting.torch_write import write_torch_checkpoint
 from adios_tf.nets.torch_weights import pads_as_torch, weights_to_official
 
 _PREFIXES = {
@@ -33,17 +33,12 @@ class Written(NamedTuple):
 
 
 def export_torch(run: str | Path, path: str | Path) -> Written:
-    """Writes a run's weights as the official code's checkpoint.
+    """Writes a run's weights as the official code's checkpoint, to a file.
 
-    An imported run gives the state_dict that it came from, name for name and bit for bit, where
-    it was float32 or narrower. Optimizer states are not written.
-
-    Args:
-      run: a run folder, imported or trained here (ResNet v1 or ViT).
-      path: the file to write.
-
-    Raises:
-      UserError: no such run, or networks that the official code does not have.
+    An imported run gives the state_dict that it came from, name for name and bit for bit, where it
+    was float32 or narrower; one that was trained here must have a ResNet v1 or a ViT. Optimizer
+    states are not written. `UserError` where there is no such run, or networks that the official
+    code does not have.
     """
     model, run = pretrained.load(run), Path(run).expanduser()
     facts = json.loads((run / FACTS).read_text()) if (run / FACTS).exists() else {}

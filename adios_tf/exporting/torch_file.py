@@ -1,4 +1,4 @@
-"""Reads the files that `torch.save` writes, without PyTorch and without running anything in them.
+"""Reads and writes the files of `torch.save`, without PyTorch and without running what is in them.
 
 Such a file is a zip archive: a pickle that describes nested containers, and one member per
 storage with the raw numbers. A pickle can call any function on the machine, so this one is read
@@ -19,7 +19,7 @@ import numpy as np
 from adios_tf.errors import UserError
 
 # bfloat16 has no NumPy type; its 16 bits are the upper half of a float32.
-STORAGES = {
+_STORAGES = {
     "DoubleStorage": "f8",
     "FloatStorage": "f4",
     "HalfStorage": "f2",
@@ -116,8 +116,8 @@ class _Unpickler(pickle.Unpickler):
         self._storages: dict[str, _Storage] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        if module == "torch" and name in STORAGES:
-            return _StorageType(STORAGES[name])
+        if module == "torch" and name in _STORAGES:
+            return _StorageType(_STORAGES[name])
         known = {
             ("collections", "OrderedDict"): OrderedDict,
             ("torch", "Size"): tuple,
@@ -135,17 +135,15 @@ class _Unpickler(pickle.Unpickler):
         if word != "storage" or not isinstance(kind, _StorageType):
             raise pickle.UnpicklingError("an unknown reference")
         if key not in self._storages:
-            self._storages[key] = _Storage(self._read_storage(key, kind.dtype))
+            raw, half = self._archive.read(f"{self._root}data/{key}"), kind.dtype == "bfloat16"
+            stored = np.dtype("u2" if half else kind.dtype)
+            values = np.frombuffer(raw, stored.newbyteorder(self._order)).astype(stored)
+            values = (values.astype("u4") << 16).view("f4") if half else values
+            self._storages[key] = _Storage(values)
         storage = self._storages[key]
         if storage.values.size != count:
             raise pickle.UnpicklingError(f"storage {key} has another length than it should")
         return storage
-
-    def _read_storage(self, key: str, dtype: str) -> np.ndarray:
-        raw = self._archive.read(f"{self._root}data/{key}")
-        stored = np.dtype("u2" if dtype == "bfloat16" else dtype)
-        values = np.frombuffer(raw, stored.newbyteorder(self._order)).astype(stored)
-        return (values.astype("u4") << 16).view("f4") if dtype == "bfloat16" else values
 
 
 def _check_opcodes(data: bytes) -> None:
@@ -166,10 +164,8 @@ def read_torch_checkpoint(path: str | Path) -> Any:
 
     Tensors become arrays of their own memory, bfloat16 as float32 (exact), parameters as plain
     tensors, Lightning's callback classes their names. Nothing in the file is ever called.
-
-    Raises:
-      UserError: no such file, another or a damaged format, or a pickle that asks for anything
-        but tensors and containers.
+    `UserError` where there is no such file, another or a damaged format, or a pickle that asks for
+    anything but tensors and containers.
     """
     path = Path(path)
     try:
@@ -183,13 +179,14 @@ def read_torch_checkpoint(path: str | Path) -> Any:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:  # a hostile or damaged file can raise anything
-        if isinstance(error, zipfile.BadZipFile) and _is_legacy(path):
+        with path.open("rb") as file:
+            bare = file.read(2) == b"\x80\x02"  # a pickle of protocol 2, in no archive
+        if isinstance(error, zipfile.BadZipFile) and bare:
             raise UserError(
                 f"{path} has the format of PyTorch before 1.6: load and save it again there"
             ) from error
-        raise UserError(
-            f"{path} is no PyTorch checkpoint, or a damaged one: {_one_line(error)}"
-        ) from error
+        words = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path} is no PyTorch checkpoint, or a damaged one: {words}") from error
 
 
 def _read(archive: zipfile.ZipFile) -> Any:
@@ -201,10 +198,78 @@ def _read(archive: zipfile.ZipFile) -> Any:
     return _Unpickler(archive, names[0].removesuffix("data.pkl")).load()
 
 
-def _is_legacy(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(2) == b"\x80\x02"
+_STORAGE_NAMES = {np.dtype(code): name for name, code in _STORAGES.items() if code != "bfloat16"}
+_PLAIN = (bool, int, float, str, dict, list, tuple)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+class _Name(NamedTuple):
+    """Stands for something of PyTorch, which Python's pickler would have to import to name it."""
+
+    module: str
+    name: str
+
+
+class _Reference(NamedTuple):
+    """Stands for a storage, by the tuple that describes it."""
+
+    pid: tuple
+
+
+class _Pickler(pickle._Pickler):
+    """Python's pickler, held to plain containers and tensors; it collects the tensors' arrays."""
+
+    def __init__(self, file: io.BytesIO):
+        super().__init__(file, protocol=2)
+        self.arrays: list[np.ndarray] = []
+
+    def save(self, obj: Any, save_persistent_id: bool = True) -> None:
+        if isinstance(obj, _Name):
+            self.write(f"c{obj.module}\n{obj.name}\n".encode())
+        elif isinstance(obj, _Reference):
+            self.save_pers(obj.pid)
+        elif isinstance(obj, np.ndarray):
+            self._save_tensor(obj)
+        elif obj is None or obj is OrderedDict or isinstance(obj, _PLAIN):
+            super().save(obj, save_persistent_id)
+        else:
+            raise UserError(f"a PyTorch checkpoint cannot hold a {type(obj).__name__}")
+
+    def _save_tensor(self, array: np.ndarray) -> None:
+        kind = _STORAGE_NAMES.get(array.dtype.newbyteorder("="))
+        if kind is None:
+            raise UserError(f"PyTorch has no tensors of {array.dtype}")
+        key = str(len(self.arrays))
+        storage = _Reference(("storage", _Name("torch", kind), key, "cpu", array.size))
+        strides = tuple(int(np.prod(array.shape[axis + 1 :])) for axis in range(array.ndim))
+        self.save(_Name("torch._utils", "_rebuild_tensor_v2"))
+        self.save((storage, 0, array.shape, strides, False, OrderedDict()))
+        self.write(pickle.REDUCE)
+        self.arrays.append(array)
+
+
+def write_torch_checkpoint(path: str | Path, content: Any) -> Path:
+    """Writes nested containers of NumPy arrays as `torch.save` would; `torch.load` reads them.
+
+    They may be dict, OrderedDict, list, tuple, str, int, float, bool, None and arrays. An older
+    file is replaced once the new one is complete. Returns the path; `UserError` for something else
+    in the content, or a place that cannot be written.
+    """
+    path = Path(path)
+    code = io.BytesIO()
+    pickler = _Pickler(code)
+    pickler.dump(content)
+    fresh = path.with_name(path.name + ".new")
+    root = path.stem or "archive"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(fresh, "w", zipfile.ZIP_STORED) as archive:
+            archive.writestr(f"{root}/data.pkl", code.getvalue())
+            archive.writestr(f"{root}/byteorder", b"little")
+            for key, array in enumerate(pickler.arrays):
+                little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+                archive.writestr(f"{root}/data/{key}", little.tobytes())
+            archive.writestr(f"{root}/version", b"3\n")
+        fresh.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    return path

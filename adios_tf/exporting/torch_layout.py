@@ -17,7 +17,7 @@ from adios_tf.encoders import BACKBONES, build_encoder
 from adios_tf.errors import UserError
 from adios_tf.nets import build_head, build_predictor, build_projector, build_unet, has_predictor
 from adios_tf.nets.heads import Dense
-from adios_tf.registry import unknown_name
+from adios_tf.registry import check_choice
 
 Layout = Literal["adios", "moco"]
 METHODS = ("simclr", "byol", "simsiam")
@@ -44,11 +44,7 @@ class Plan:
 
 
 def layout_of(names: Sequence[str]) -> Layout:
-    """Returns the layout that the names of a state_dict belong to.
-
-    Raises:
-      UserError: they belong to neither.
-    """
+    """Returns the layout that the names of a state_dict belong to; `UserError` if to neither."""
     if any(_MOCO.match(name) for name in names):
         return "moco"
     known = ("encoder.", "projector.", "mask_encoder.")
@@ -64,12 +60,9 @@ def layout_of(names: Sequence[str]) -> Layout:
 def adios_plan(args: Mapping[str, Any], names: Sequence[str]) -> Plan:
     """Builds the networks that an official `args.json` describes.
 
-    Args:
-      args: of the ADIOS code: method, encoder, img_size, cifar, dataset, widths, N, ...
-      names: of the state_dict; the optional networks are built where their names are there.
-
-    Raises:
-      UserError: a missing or senseless setting, or a network that we do not have.
+    Read of `args` are method, encoder, img_size, cifar, dataset, widths, N, ...; the optional
+    networks are built where their names are among those of the state_dict. `UserError` for a
+    missing or senseless setting, or a network that we do not have.
     """
 
     def given(key: str) -> Any:
@@ -79,11 +72,9 @@ def adios_plan(args: Mapping[str, Any], names: Sequence[str]) -> Plan:
 
     method = str(given("method"))
     objective = method.split("_")[0]
-    if objective not in METHODS:
-        raise unknown_name("method in --args", method, METHODS)
+    check_choice("method in --args", objective, METHODS)
     backbone, side = str(given("encoder")), _side(args)
-    if backbone not in BACKBONES:
-        raise unknown_name("encoder in --args", backbone, BACKBONES)
+    check_choice("encoder in --args", backbone, BACKBONES)
     options: dict[str, Any] = {}
     if backbone.startswith("resnet"):
         options = {"stem": "adios_cifar" if args.get("cifar") else "imagenet", "padding": "torch"}
@@ -138,18 +129,12 @@ def moco_plan(
 ) -> Plan:
     """Builds the networks of MoCo v2's own checkpoints, which MixMask's have too.
 
-    The widths of the head are read off its matrices; one layer (MoCo v1) is a projector too.
-
-    Args:
-      arch: the file's own word for the encoder, resnet18, 34 or 50; None = by the weights.
-      state: the state_dict.
-      image_size: side S.
-      dataset: whose normalization it was trained with.
-
-    Raises:
-      UserError: an unknown encoder, or no head.
+    The widths of the head are read off its matrices; one layer (MoCo v1) is a projector too. `arch`
+    is the file's own word for the encoder, resnet18, 34 or 50 (None = by the weights), `dataset`
+    that whose normalization it was trained with. `UserError` for an unknown encoder, or no head.
     """
-    prefix = moco_prefix(state)
+    # "module." in files of several processes
+    prefix = next(match[1] or "" for name in state if (match := _MOCO.match(name)))
     arch = arch or _resnet_of(state, prefix)
     if arch not in BACKBONES or not arch.startswith("resnet"):
         raise UserError(
@@ -181,11 +166,6 @@ def moco_plan(
     encoder = {"backbone": arch, **options}
     info = _info(dataset, image_size, numbers, encoder, "moco", hidden, out, "moco")
     return Plan("moco", tuple(parts), info)
-
-
-def moco_prefix(names: Mapping[str, Any]) -> str:
-    """What stands before `encoder_q.`: "module." in files of several processes."""
-    return next(match[1] or "" for name in names if (match := _MOCO.match(name)))
 
 
 def _resnet_of(state: Mapping[str, np.ndarray], prefix: str) -> str:

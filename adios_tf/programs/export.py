@@ -28,7 +28,7 @@ class Settings:
 def main(settings: Settings) -> None:
     """Does what the module says; raises `UserError`."""
     cli.quiet_tensorflow()
-    from adios_tf.exporting.export_run import export_run
+    from adios_tf.exporting.formats import export_run
 
     if not settings.run or not settings.out:
         raise UserError("--run and --out are required")

@@ -15,7 +15,7 @@ from adios_tf import pretrained
 from adios_tf.encoders import build_encoder
 from adios_tf.errors import UserError
 from adios_tf.exporting import formats
-from adios_tf.exporting.export_run import export_run
+from adios_tf.exporting.formats import export_run
 from adios_tf.nets import build_unet
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -112,7 +112,7 @@ def test_a_format_that_cannot_be_had_is_one_line_and_the_others_are_written(
 
     monkeypatch.setattr(tf.lite.TFLiteConverter, "from_concrete_functions", lambda *_: Converter())
     with pytest.raises(UserError, match="litert cannot be had for this model here: no such op"):
-        formats.export_format("litert", adios_tf.load(run), tmp_path / "litert")
+        formats.write_litert(adios_tf.load(run), tmp_path)
 
 
 def test_mistakes(run, tmp_path):

@@ -12,9 +12,8 @@ from adios_tf import cli, pretrained
 from adios_tf.encoders import build_encoder
 from adios_tf.errors import UserError
 from adios_tf.exporting.torch_export import export_torch
-from adios_tf.exporting.torch_file import read_torch_checkpoint
+from adios_tf.exporting.torch_file import read_torch_checkpoint, write_torch_checkpoint
 from adios_tf.exporting.torch_import import import_torch
-from adios_tf.exporting.torch_write import write_torch_checkpoint
 from adios_tf.nets import build_projector, build_unet
 from adios_tf.nets.torch_weights import weights_to_official
 from adios_tf.training.config import PretrainConfig

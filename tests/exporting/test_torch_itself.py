@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from adios_tf.exporting.torch_file import read_torch_checkpoint
-from adios_tf.exporting.torch_write import write_torch_checkpoint
+from adios_tf.exporting.torch_file import read_torch_checkpoint, write_torch_checkpoint
 
 torch = pytest.importorskip("torch", reason="compares with PyTorch, which nothing here needs")
 

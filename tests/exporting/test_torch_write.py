@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from adios_tf.errors import UserError
-from adios_tf.exporting.torch_file import read_torch_checkpoint
-from adios_tf.exporting.torch_write import write_torch_checkpoint
+from adios_tf.exporting.torch_file import read_torch_checkpoint, write_torch_checkpoint
 
 
 def test_what_is_written_reads_back_equal(tmp_path):
