@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from adios_tf.errors import UserError
+from adios_tf.evaluation.results import Row
 from adios_tf.training import study
 from adios_tf.training.study import StudyConfig
 
@@ -137,11 +138,8 @@ def fake(folder, method, seed, linear, masking="blocks"):
 
     run = study.Run("b", method, PretrainConfig(run_dir=str(folder), seed=seed, masking=masking))
     run.results.mkdir(parents=True)
-    rows = [
-        {"protocol": "linear", "metric": "top1", "value": linear},
-        {"protocol": "linear", "metric": "top5", "value": 0.99},
-        {"protocol": "knn", "metric": "top1", "value": linear / 2},
-    ]
+    scores = (("linear", "top1", linear), ("linear", "top5", 0.99), ("knn", "top1", linear / 2))
+    rows = [Row(p, "b", metric, "", (v,), {}, "").record() for p, metric, v in scores]
     (run.results / "results.json").write_text(json.dumps({"rows": rows}))
     (run.folder / "summary.json").write_text(json.dumps({"mask_ari": 0.1, "knn_pixels": 0.2}))
     return run
