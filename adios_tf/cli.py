@@ -296,7 +296,7 @@ def start(main: Callable[[Any], Any], settings_class: type, doc: str) -> None:
     Progress bars are for terminals: elsewhere there are plain lines only.
 
     Exit codes: 0 done, 2 a user's mistake (one line on standard error), 75 stopped by a signal
-    and saved, 130 interrupted.
+    and saved, or by the loss of another worker, 130 interrupted.
     """
     argv = [arg for arg in sys.argv[1:] if arg not in ("--verbose", "-verbose")]
     if len(argv) < len(sys.argv) - 1:

@@ -14,15 +14,19 @@ from adios_tf.errors import UserError
 __all__ = ["count", "draw", "gather", "permute", "start_row", "strategy_for"]
 
 
-def strategy_for(devices: int = 0) -> tf.distribute.Strategy:
-    """Returns the strategy for this machine, or for several if TF_CONFIG names them.
+def strategy_for(devices: int = 0, cluster: str = "tf_config") -> tf.distribute.Strategy:
+    """Returns the strategy for this machine, or for the workers of a cluster.
 
     Args:
-      devices: use the first so many GPUs (or, without any, logical CPUs); 0 = all.
+      devices: use the first so many GPUs (or, without any, logical CPUs); 0 = all. A worker of a
+        cluster uses all that it sees.
+      cluster: what names the workers: `tf_config` = TF_CONFIG, if it is set, or `slurm`.
 
     Raises:
-      UserError: TF_CONFIG cannot be read, or fewer devices were found than asked for.
+      UserError: the workers cannot be read, or fewer devices were found than asked for.
     """
+    if cluster == "slurm":
+        os.environ["TF_CONFIG"] = _slurm_workers()
     if "TF_CONFIG" in os.environ:
         try:
             json.loads(os.environ["TF_CONFIG"])["cluster"]["worker"]
@@ -33,6 +37,27 @@ def strategy_for(devices: int = 0) -> tf.distribute.Strategy:
     if devices > len(found):
         raise UserError(f"--devices={devices}, but only {len(found)} were found")
     return tf.distribute.MirroredStrategy([d.name for d in found[: devices or len(found)]])
+
+
+def _slurm_workers() -> str:
+    """Returns the TF_CONFIG of this task of a Slurm job step.
+
+    TensorFlow's resolver is asked for names and ports only: it counts GPUs with nvidia-smi, and
+    fails without any and where Slurm gives every task its own.
+    """
+    try:
+        # A range of ports per job, so that jobs can share a node; below those that Linux gives.
+        job, tasks = int(os.environ["SLURM_JOB_ID"]), int(os.environ["SLURM_STEP_NUM_TASKS"])
+        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
+            None, 10_000 + 16 * job % 20_000, tasks, 1, auto_set_gpu=False
+        )
+        cluster = resolver.cluster_spec().as_dict()
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"--cluster=slurm, but this is no task of a Slurm job step ({error}): start it by srun"
+        ) from error
+    kind, index = resolver.get_task_info()
+    return json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}})
 
 
 def count() -> int:

@@ -22,7 +22,7 @@ def user_error(error: BaseException) -> UserError | None:
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal ended the run, and everything done so far is saved: repeat the command to go on.
+    """A signal ended the run and all is saved, or a worker was lost: repeat the command to go on.
 
     The programs in `bin/` exit with code `CODE`, so that a script or a cluster's scheduler can
     tell it from a mistake and start the run again.

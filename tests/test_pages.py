@@ -65,7 +65,7 @@ def fields(settings):
 def test_flags_exist(page):
     known = {n: f for program in PROGRAMS for n, f in fields(settings_of(program)).items()}
     names = {*known, *(f"no{n}" for n, f in known.items() if f.type in (bool, "bool"))}
-    prose = re.sub(r"(ruff|uv|docker) [^\n]*", "", text(page))
+    prose = re.sub(r"(ruff|uv|docker|#SBATCH) [^\n]*", "", text(page))
     named = {name.replace("-", "_") for name in re.findall(r"--([a-z][a-z_-]*[a-z])", prose)}
     assert named - names - ABSL - OTHERS == set()
 

@@ -16,6 +16,7 @@ from adios_tf.reporting.health import feature_health, mask_health
 from adios_tf.reporting.panels import mask_panel
 from adios_tf.run_folder import RunFolder
 from adios_tf.training.checkpoints import Checkpoints
+from adios_tf.training.workers import is_chief, together
 
 COLLAPSED_SPREAD = 0.02
 
@@ -230,11 +231,12 @@ class SaveCheckpoints(keras.callbacks.Callback):
     """Saves at the end of every epoch, and every `every_steps` updates if that is not 0.
 
     With a checkpoint inside an epoch goes what the epoch's record needs: its means so far, and
-    `monitor.state()`.
+    `monitor.state()`. Every worker takes part, since reading the means adds them up; the chief
+    writes, and alone has a monitor.
     """
 
     def __init__(
-        self, checkpoints: Checkpoints, guard: Guard, monitor: Monitor, every_steps: int = 0
+        self, checkpoints: Checkpoints, guard: Guard, monitor: Monitor | None, every_steps: int = 0
     ):
         super().__init__()
         self._checkpoints, self._guard, self._monitor = checkpoints, guard, monitor
@@ -263,7 +265,10 @@ class SaveCheckpoints(keras.callbacks.Callback):
         self._save({"open": False})
 
     def _save(self, epoch: dict[str, Any]) -> None:
-        self._checkpoints.save(epoch)
+        strategy = self.model.distribute_strategy
+        with together(strategy):
+            if is_chief(strategy):
+                self._checkpoints.save(epoch)
         self._saved = int(self.model.step.numpy())
 
     def save_open(self) -> None:
@@ -275,4 +280,5 @@ class SaveCheckpoints(keras.callbacks.Callback):
             name: [float(np.sum(variable.numpy())) for variable in variables]
             for name, variables in self._metrics().items()
         }
-        self._save({"open": True, "means": means, "monitor": self._monitor.state()})
+        state = {} if self._monitor is None else self._monitor.state()
+        self._save({"open": True, "means": means, "monitor": state})

@@ -27,6 +27,7 @@ FREE = {
     "data_dir": "the same data may lie elsewhere",
     "download": "likewise",
     "devices": "equal within rounding",
+    "cluster": "likewise",
     "xla": "equal within rounding",
     "lean_memory": "the same sums in the same order",
     "knn_every": "measures only",

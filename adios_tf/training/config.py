@@ -287,6 +287,12 @@ class PretrainConfig:
         False, "one occluded copy in memory at a time, at some cost in time", "machine"
     )
     devices: int = setting(0, "use so many of the devices found; 0 = all", "machine", least=0)
+    cluster: str = setting(
+        "tf_config",
+        "what names the workers that train together: TF_CONFIG, where it is set, or Slurm",
+        "machine",
+        choices=("tf_config", "slurm"),
+    )
 
     # ------------------------------------------------------------------ monitoring
     probe: bool = setting(True, "train an online linear probe where there are labels", "monitoring")

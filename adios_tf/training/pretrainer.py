@@ -102,6 +102,7 @@ class Pretrainer(Configured, keras.Model):
         names += ["probe_loss", "probe_accuracy"] if probe is not None else []
         self._means = {name: keras.metrics.Mean(name) for name in names}
         self.waiting_since: float | None = None  # for the next batch, by the monotonic clock
+        self.stopping = False  # whether this worker is to stop; after an update, whether any is
         self.built = True
 
     # ------------------------------------------------------------------ the algorithm
@@ -339,8 +340,11 @@ class Pretrainer(Configured, keras.Model):
             return
         strategy = self.distribute_strategy
 
-        def one_step(batch: Any) -> dict[str, tf.Tensor]:
-            results = strategy.run(self.train_step, args=(batch,))
+        def on_replica(batch: Any, stopping: tf.Tensor) -> dict[str, tf.Tensor]:
+            return {**self.train_step(batch), "stopping": tf.identity(stopping)}
+
+        def one_step(batch: Any, stopping: tf.Tensor) -> dict[str, tf.Tensor]:
+            results = strategy.run(on_replica, args=(batch, stopping))
             return {k: strategy.reduce("MEAN", v, axis=None) for k, v in results.items()}
 
         if not self.run_eagerly:
@@ -352,6 +356,8 @@ class Pretrainer(Configured, keras.Model):
                 batch = next(iterator)
             finally:
                 self.waiting_since = None
-            return one_step(batch)
+            results = one_step(batch, tf.constant(self.stopping, tf.float32))
+            self.stopping = float(results.pop("stopping")) > 0
+            return results
 
         self.train_function = wait_and_step

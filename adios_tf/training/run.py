@@ -1,6 +1,8 @@
 """A whole pretraining run: from settings to a run folder."""
 
+import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from adios_tf import pretrained
+from adios_tf import cli, pretrained
 from adios_tf.data import (
     AugmentConfig,
     DatasetInfo,
@@ -39,18 +41,23 @@ from adios_tf.training.lock import locked
 from adios_tf.training.pretrainer import Pretrainer
 from adios_tf.training.signals import StopSignals
 from adios_tf.training.stalled import StalledInput
-from adios_tf.training.start import bring_weights, check_folder, environment, start_run
+from adios_tf.training.start import bring_weights, check_folder, environment, follow, start_run
 from adios_tf.training.system import peak_memory_mb
+from adios_tf.training.workers import agree, is_chief, loss_named, together, workers
 
 HEALTH_IMAGES = 256
+OWN = ("--run_dir", "--data_dir")  # a worker may know the same files by another path
 
 
+@loss_named()
 def pretrain(
     config: PretrainConfig,
     images: InMemory | None = None,
     encoder: keras.Model | None = None,
 ) -> dict[str, Any]:
     """Trains, evaluates before and after, and writes the run folder.
+
+    Of several workers the first does all that; the others train, and read its checkpoint.
 
     Args:
       config: the settings.
@@ -62,6 +69,7 @@ def pretrain(
 
     Raises:
       UserError: a mistake in the settings, the data or the folder.
+      Stopped: a signal ended the run and all is saved, or another worker was lost.
     """
     started = time.perf_counter()
     if not config.run_dir:
@@ -70,10 +78,17 @@ def pretrain(
     config, info, train, model = prepare(config, images, encoder)
     counts = {"images": train.count, "classes": train.num_classes}
     checkpoints = Checkpoints(run.checkpoints, model, config.keep_checkpoints, counts)
-    check_folder(config, run, checkpoints)
-    if config.init_from and not checkpoints.exist:
-        bring_weights(config, model)
-    with locked(run.path), explained(run.path, lambda: checkpoints.latest), StopSignals() as stop:
+    strategy = model.distribute_strategy
+    with contextlib.ExitStack() as held:
+        with together(strategy):
+            if is_chief(strategy):
+                check_folder(config, run, checkpoints)
+            if config.init_from and not checkpoints.exist:
+                bring_weights(config, model)
+            if is_chief(strategy):
+                held.enter_context(locked(run.path))
+        held.enter_context(explained(run.path, lambda: checkpoints.latest))
+        stop = held.enter_context(StopSignals(workers(strategy) > 1))
         return _pretrain(config, run, info, train, model, checkpoints, stop, started)
 
 
@@ -85,13 +100,16 @@ def prepare(
     Returns:
       The settings with the images' side, what the data are, their examples and the model.
     """
-    import_plugins(config.plugins)
-    info = images.info if images else describe(config.dataset, config.image_size)
-    config = dataclasses.replace(config, image_size=info.image_size)
-    keras.mixed_precision.set_dtype_policy(config.precision)
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
-    strategy = strategy_for(config.devices)
+    strategy = strategy_for(config.devices, config.cluster)
+    flags = dict(line.split("=", 1) for line in cli.flag_lines(config))
+    agree(strategy, {name: value for name, value in flags.items() if name not in OWN})
+    with together(strategy):
+        import_plugins(config.plugins)
+        info = images.info if images else describe(config.dataset, config.image_size)
+    config = dataclasses.replace(config, image_size=info.image_size)
+    keras.mixed_precision.set_dtype_policy(config.precision)
     if config.batch_size % strategy.num_replicas_in_sync:
         raise UserError(
             f"--batch_size={config.batch_size} does not divide over "
@@ -104,7 +122,9 @@ def prepare(
             "device only; take mixed_bfloat16, or --devices=1"
         )
 
-    train = images.examples if images else training_examples(config, info)
+    with together(strategy):
+        train = images.examples if images else training_examples(config, info)
+    agree(strategy, {"the number of images": str(train.count)})
     steps_per_epoch = train.count // config.batch_size
     if not steps_per_epoch:
         raise UserError(
@@ -129,40 +149,48 @@ def _pretrain(
     started: float,
 ) -> dict[str, Any]:
     """The part of `pretrain` that reads and writes the run folder."""
-    done = start_run(config, run, checkpoints)
-    steps_per_epoch = train.count // config.batch_size
-
-    evaluator = OnlineEvaluator(config, info, train, model)
-    summary = _before(run, evaluator) if done == 0 else run.read(run.before)
-    earlier = sum(record.get("seconds") or 0.0 for record in run.records())
-    views, pictures = _fixed_batches(config, info, train)
+    strategy, steps_per_epoch = model.distribute_strategy, train.count // config.batch_size
+    done, chief, monitor = 0, is_chief(strategy), None
+    with together(strategy):
+        if chief:
+            done = start_run(config, run, checkpoints)
+            evaluator = OnlineEvaluator(config, info, train, model)
+            summary = _before(run, evaluator) if done == 0 else run.read(run.before)
+            earlier = sum(record.get("seconds") or 0.0 for record in run.records())
+            views, pictures = _fixed_batches(config, info, train)
+            monitor = Monitor(
+                run,
+                views,
+                images=pictures["image"],
+                truth=pictures.get("mask"),
+                normalize=lambda images: normalize(images, info.mean, info.std),
+                knn=evaluator.knn if config.knn_every else None,
+                knn_every=config.knn_every,
+                picture_every=config.picture_every,
+                images_per_epoch=steps_per_epoch * config.batch_size,
+                stop_on_collapse=config.stop_on_collapse,
+                epochs=config.epochs,
+                last_saved=lambda: checkpoints.latest,
+                resumed=checkpoints.epoch.get("monitor"),
+            )
+    done = follow(run, checkpoints, done)
     epoch, step = divmod(done, steps_per_epoch)
     data = training_batches(config, info, train, epoch, step)
 
+    @together(strategy)
     def save_model() -> None:
-        _save_model(run, config, info, train, model)
+        if chief:
+            _save_model(run, config, info, train, model)
 
     guard = Guard(saves=config.checkpoint_steps, last_saved=lambda: checkpoints.latest)
-    monitor = Monitor(
-        run,
-        views,
-        images=pictures["image"],
-        truth=pictures.get("mask"),
-        normalize=lambda images: normalize(images, info.mean, info.std),
-        knn=evaluator.knn if config.knn_every else None,
-        knn_every=config.knn_every,
-        picture_every=config.picture_every,
-        images_per_epoch=steps_per_epoch * config.batch_size,
-        stop_on_collapse=config.stop_on_collapse,
-        epochs=config.epochs,
-        last_saved=lambda: checkpoints.latest,
-        resumed=checkpoints.epoch.get("monitor"),
-    )
     saver = SaveCheckpoints(checkpoints, guard, monitor, config.checkpoint_steps)
+    watcher = monitor or keras.callbacks.Callback()
+    watcher.on_epoch_end = together(strategy)(watcher.on_epoch_end)
+    progress = Progress(config.batch_size, steps_per_epoch * config.epochs, done)
     callbacks = [
-        Progress(config.batch_size, steps_per_epoch * config.epochs, done),
+        *([progress] if chief else []),
         guard,
-        monitor,
+        watcher,
         saver,
         keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: save_model()),
         stop,
@@ -177,14 +205,16 @@ def _pretrain(
         saver.save_open()
         raise
 
-    summary |= evaluator.after()
-    summary |= _speed(run)
-    summary["seconds"] = earlier + time.perf_counter() - started
-    write_json(run.summary, summary)
-    draw_curves(run.records(), run.curves)
-    write_report(run.path)
-    _print(summary, run)
-    return summary
+    with together(strategy):
+        if chief:
+            summary |= evaluator.after()
+            summary |= _speed(run)
+            summary["seconds"] = earlier + time.perf_counter() - started
+            write_json(run.summary, summary)
+            draw_curves(run.records(), run.curves)
+            write_report(run.path)
+            _print(summary, run)
+    return run.read(run.summary)
 
 
 # ------------------------------------------------------------------ starting
@@ -207,18 +237,9 @@ def training_batches(
     config: PretrainConfig, info: DatasetInfo, train: Examples, epoch: int = 0, step: int = 0
 ) -> tf.data.Dataset:
     """Returns the endless batches of views that `fit` sees from that epoch and step on."""
-    augmentation = _augmentation(config)
+    both, size, seed = _augmentation(config), config.batch_size, config.seed
     return pretrain_dataset(
-        train,
-        config.batch_size,
-        augmentation,
-        augmentation,
-        info.mean,
-        info.std,
-        config.seed,
-        epoch,
-        step,
-        config.cache,
+        train, size, both, both, info.mean, info.std, seed, epoch, step, config.cache
     )
 
 
@@ -258,27 +279,13 @@ def _fit(
     steps_per_epoch: int,
 ) -> None:
     """Runs the epochs that are left, the first of them from `step` on."""
+    fit = functools.partial(model.fit, callbacks=callbacks, verbose=0, shuffle=False)
     if step:
-        model.fit(
-            data,
-            epochs=epoch + 1,
-            initial_epoch=epoch,
-            steps_per_epoch=steps_per_epoch - step,
-            callbacks=callbacks,
-            verbose=0,
-            shuffle=False,
-        )
-        epoch, data = epoch + 1, data.skip(steps_per_epoch - step)
+        rest = steps_per_epoch - step
+        fit(data, epochs=epoch + 1, initial_epoch=epoch, steps_per_epoch=rest)
+        epoch, data = epoch + 1, data.skip(rest)
     if epoch < epochs:
-        model.fit(
-            data,
-            epochs=epochs,
-            initial_epoch=epoch,
-            steps_per_epoch=steps_per_epoch,
-            callbacks=callbacks,
-            verbose=0,
-            shuffle=False,
-        )
+        fit(data, epochs=epochs, initial_epoch=epoch, steps_per_epoch=steps_per_epoch)
 
 
 def _fixed_batches(

@@ -15,13 +15,18 @@ class StopSignals(keras.callbacks.Callback):
     A signal that comes inside an update is heeded at its end, any other at once. A second signal
     finds the system's own handling back in place and ends the process as it stands, which loses
     nothing that was saved.
+
+    Args:
+      several: whether several workers train together. They learn of each other's signals with the
+        next update, and all end after that one.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-    def __init__(self) -> None:
+    def __init__(self, several: bool = False) -> None:
         super().__init__()
         self._received, self._in_step, self._before = "", False, {}
+        self._several = several
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():  # only it may set handlers
@@ -36,16 +41,19 @@ class StopSignals(keras.callbacks.Callback):
         for each in self.SIGNALS:
             signal.signal(each, signal.SIG_DFL)
         self._received = signal.Signals(number).name
-        if not self._in_step:
+        if not self._in_step and not self._several:
             self._stop()
 
     def _stop(self) -> None:
-        raise Stopped(f"stopped by {self._received}; repeat the command to go on")
+        by = self._received or "a signal to another worker"
+        raise Stopped(f"stopped by {by}; repeat the command to go on")
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         self._in_step = True
+        if self._several:
+            self.model.stopping = bool(self._received)
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         self._in_step = False
-        if self._received:
+        if self.model.stopping if self._several else self._received:
             self._stop()

@@ -18,6 +18,7 @@ from adios_tf.training.checkpoints import Checkpoints
 from adios_tf.training.config import PretrainConfig
 from adios_tf.training.lock import LOCK
 from adios_tf.training.pretrainer import Pretrainer
+from adios_tf.training.workers import exchange, is_chief, together
 
 PACKAGES = ("tensorflow", "keras", "keras-cv", "tensorflow-datasets", "numpy")
 
@@ -66,6 +67,27 @@ def start_run(config: PretrainConfig, run: RunFolder, checkpoints: Checkpoints) 
     # An epoch's record is written before its last checkpoint; without that, it is written anew.
     last = done - 1 if checkpoints.epoch.get("open") else done
     run.replace_records(record for record in run.records() if (record.get("step") or 0) <= last)
+    return done
+
+
+def follow(run: RunFolder, checkpoints: Checkpoints, done: int) -> int:
+    """Brings every worker to where the chief, after `done` updates, starts; returns these.
+
+    Raises:
+      UserError: a worker does not see the chief's run folder, or cannot read that checkpoint.
+    """
+    strategy, lock = checkpoints.model.distribute_strategy, run.path / LOCK
+    locks = exchange(strategy, lock.read_text(encoding="utf-8") if lock.exists() else "")
+    done = int(exchange(strategy, str(done))[0])
+    apart = [str(n) for n, text in enumerate(locks) if text != locks[0]]
+    if apart:
+        raise UserError(
+            f"worker {', '.join(apart)} does not see the run folder {run.path} that worker 0 "
+            "writes: put --run_dir on a file system that all workers share"
+        )
+    with together(strategy):
+        if done and not is_chief(strategy) and checkpoints.restore(done, False) != done:
+            raise UserError(f"cannot read ckpt-{done} of {run.path}, which worker 0 goes on from")
     return done
 
 

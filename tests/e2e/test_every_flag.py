@@ -155,8 +155,8 @@ def test_the_list_of_methods(plugin, capsys):
 
 
 def test_every_flag_is_given_in_a_run(runs):
-    # --list and --replay train nothing; --deterministic is for a whole process, see tests/faults.
-    defaults, given = PretrainConfig(), {"list", "replay", "deterministic"}
+    # --list and --replay train nothing; for --deterministic and --cluster see tests/faults.
+    defaults, given = PretrainConfig(), {"list", "replay", "deterministic", "cluster"}
     for folder, _, _ in runs.values():
         config = parse(PretrainConfig, [f"--flagfile={folder / 'flags.txt'}"])
         assert read_jsonl(folder / "metrics.jsonl")
