@@ -44,7 +44,8 @@ def replay(config: PretrainConfig) -> dict[str, Any]:
     settings = {flag: value for flag, value in run.settings().items() if flag in known}
     if not settings:
         raise UserError(f"--run_dir={config.run_dir} holds no run to replay: no flags.txt is there")
-    settings |= {"run_dir": config.run_dir, "devices": str(config.devices)}
+    here = ("run_dir", "devices", "cluster")
+    settings |= {flag: str(getattr(config, flag)) for flag in here}
     config = parse(PretrainConfig, [f"--{flag}={value}" for flag, value in settings.items()])
     config, info, train, model = prepare(config)
     steps_per_epoch = train.count // config.batch_size

@@ -309,20 +309,12 @@ def _fixed_batches(
 def _save_model(
     run: RunFolder, config: PretrainConfig, info: DatasetInfo, train: Examples, model: Pretrainer
 ) -> None:
-    facts = {
-        "dataset": config.dataset,
-        "image_size": config.image_size,
+    flags = "dataset image_size backbone stem padding objective masking fill high_pass".split()
+    facts = {flag: getattr(config, flag) for flag in flags} | {
         "mean": list(info.mean),
         "std": list(info.std),
         "class_names": list(train.class_names),
-        "backbone": config.backbone,
-        "stem": config.stem,
-        "padding": config.padding,
-        "objective": config.objective,
-        "masking": config.masking,
-        "fill": config.fill,
         "num_masks": model.masking.num_masks,
-        "high_pass": config.high_pass,
         "step": int(model.step.numpy()),
         "commit": environment()["commit"],
     }

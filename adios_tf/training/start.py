@@ -136,17 +136,11 @@ def environment() -> dict[str, Any]:
     if (root / ".git").exists():  # else git would answer for whatever lies around the package
         command = ["git", "-C", str(root), "rev-parse", "HEAD"]
         commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "unknown"
     return {
         "command": " ".join(sys.argv),
         "version": adios_tf.__version__,
         "commit": commit or "unknown",
         "python": sys.version.split()[0],
         "devices": [d.device_type for d in tf.config.list_logical_devices()],
-        "packages": versions,
+        "packages": {package: metadata.version(package) for package in PACKAGES},
     }
