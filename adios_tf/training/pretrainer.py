@@ -15,6 +15,7 @@ from adios_tf import distribution
 from adios_tf.errors import UserError
 from adios_tf.masking import FILLS, Fill, Masking
 from adios_tf.masking.base import Masks
+from adios_tf.nets.normalization import use_fast_kernels
 from adios_tf.objectives import Objective
 from adios_tf.serialization import Configured, serializable
 from adios_tf.training.gradients import Differentiator, Result
@@ -93,6 +94,7 @@ class Pretrainer(Configured, keras.Model):
             lean_memory,
         )
         self.masked_views = views
+        use_fast_kernels(self)
         self.step = self.add_weight(
             shape=(), dtype="int64", initializer="zeros", trainable=False, name="step"
         )
