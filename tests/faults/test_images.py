@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+from tqdm import tqdm
 
 from adios_tf import cli
 from adios_tf.errors import UserError
@@ -19,6 +20,12 @@ def broken_after_one_epoch(monkeypatch, file):
         file.unlink(missing_ok=True)
 
     monkeypatch.setattr(training, "_save_model", saved)
+
+
+@pytest.fixture(autouse=True)
+def bars(monkeypatch):
+    """A program changes them for its whole process."""
+    monkeypatch.setattr(tqdm, "__init__", tqdm.__init__)
 
 
 @pytest.fixture
