@@ -12,7 +12,7 @@ from adios_tf.errors import UserError
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 PARTS = ("train", "test", "val", "validation")
-MAX_PIXELS = 2**26  # of one image: 8192 x 8192; decoding it takes half a gigabyte
+MAX_PIXELS = 2**26  # of one image: 8192 x 8192; decoding it takes up to 0.8 GB
 
 # Its content tells what a file is, not its name. Pillow hands some other formats to programs
 # outside, such as EPS to Ghostscript.

@@ -22,6 +22,16 @@ def broken_after_one_epoch(monkeypatch, file):
     monkeypatch.setattr(training, "_save_model", saved)
 
 
+def test_images_of_every_kind(tmp_path):
+    """The short form of fuzz_images_program.py, in which every kind comes three times."""
+    import fuzz_images_program as fuzz
+
+    for n in range(3 * len(fuzz.KINDS)):
+        (tmp_path / str(n)).mkdir()
+        record = fuzz.trial(n, tmp_path / str(n))
+        assert not record["wrong"], (n, record)
+
+
 @pytest.fixture(autouse=True)
 def bars(monkeypatch):
     """A program changes them for its whole process."""
