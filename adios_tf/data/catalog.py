@@ -168,6 +168,8 @@ def describe(name: str, image_size: int = 0) -> DatasetInfo:
             f"{name} stands for images that were handed over in Python: name a data set or a "
             "folder with --dataset"
         )
+    if "\n" in name or any("\ud800" <= c <= "\udfff" for c in name):  # bytes that are no UTF-8
+        raise UserError(f"--dataset={name!a}: flags.txt cannot hold that name; link to it")
     if name in CATALOG:
         info = CATALOG[name]
     elif name.startswith("folder:") or "/" in name or Path(name).is_dir():

@@ -155,6 +155,14 @@ def test_names_that_are_not_utf_8(tmp_path, capsys):
     assert folders.shown("Größe 1.png") == "Größe 1.png"
 
 
+@pytest.mark.parametrize("name", ["r\udcff", "two\nlines"])
+def test_the_folder_itself_must_fit_into_flags_txt(tmp_path, name):
+    noise(tmp_path / name / "a.png")
+    with pytest.raises(UserError, match="link to it") as caught:
+        describe(str(tmp_path / name))
+    assert str(caught.value).isprintable()
+
+
 def test_one_numbering_for_all_parts(tmp_path):
     for name in ("train/cat/a", "train/dog/b", "test/dog/c", "test/emu/d"):
         noise(tmp_path / f"{name}.png")

@@ -22,6 +22,7 @@ def broken_after_one_epoch(monkeypatch, file):
     monkeypatch.setattr(training, "_save_model", saved)
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # programs ignore it
 def test_images_of_every_kind(tmp_path):
     """The short form of fuzz_images_program.py, in which every kind comes three times."""
     import fuzz_images_program as fuzz
