@@ -23,14 +23,20 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
 import numpy as np
 from odd_images import DAMAGED, REFUSED, WHOLE, some_whole
+from outcomes import PAGE, write_rows
 
 from adios_tf.data import checks, folders
 from adios_tf.errors import UserError
-from adios_tf.reporting.tables import append_jsonl, read_jsonl, write_text
+from adios_tf.reporting.tables import append_jsonl, read_jsonl
 
 BOUND = 1024  # MB that reading one image may take
 FILES = ("symlink loop", "gone", "a folder", "name that is not UTF-8")
 KINDS = (*WHOLE, *DAMAGED, *FILES)
+MEANING = {
+    "right": "right pixels",
+    "refused": "refused in one line",
+    "changed": "pixels changed unseen",
+}
 
 # ---------------------------------------------------------------------- trials
 
@@ -178,31 +184,20 @@ def whole_folders(state, done):
 
 
 def write_page(page, trials, runs):
-    """Replaces the tables between the marks; returns 1 if anything was wrong."""
+    """Writes a row per kind of image and per folder; returns 1 if anything was wrong."""
     groups = collections.defaultdict(list)
     for record in trials:
         groups[record["image"]].append(record)
-    outcomes = ("right", "refused", "changed")
-    head = (
-        "image, trials, right pixels, refused in one line, pixels changed unseen, MB at most, wrong"
-    )
-    lines = [f"| {head.replace(', ', ' | ')} |", "|---|---|---|---|---|---|---|"]
-    for kind in (kind for kind in KINDS if kind in groups):
-        group = groups[kind]
-        counts = [sum(r["outcome"] == outcome for r in group) for outcome in outcomes]
+    rows = []
+    for kind, group in groups.items():
+        counts = collections.Counter("WRONG" if r["wrong"] else r["outcome"] for r in group)
+        told = ", ".join(f"{number} {MEANING.get(what, what)}" for what, number in counts.items())
         most = max(r["megabytes"] for r in group)
-        wrong = sum(bool(r["wrong"]) for r in group)
-        cells = (kind, len(group), *counts, f"{most:.0f}", wrong)
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    if runs:
-        lines += ["", "| folder | exit code | as it should be |", "|---|---|---|"]
-        lines += [
-            f"| {r['folder']} | {r['code']} | {'no' if r['wrong'] else 'yes'} |" for r in runs
-        ]
-    text = page.read_text(encoding="utf-8")
-    begin, end = "<!-- table of fuzz_images_program.py -->\n", "<!-- end of table of images -->"
-    head, tail = text[: text.index(begin) + len(begin)], text[text.index(end) :]
-    write_text(page, head + "\n".join(lines) + "\n" + tail)
+        rows.append((f"image: {kind}", len(group), f"{told}; {most:.0f} MB at most"))
+    for run in runs:
+        right = f"exit code {run['code']}, one line" if run["code"] else "trains to the end"
+        rows.append((f"folder: {run['folder']}", 1, "WRONG" if run["wrong"] else right))
+    write_rows(page, "fuzz_images_program.py", rows)
     return int(any(r["wrong"] for r in [*trials, *runs]))
 
 
@@ -211,7 +206,7 @@ def main():
     arguments.add_argument("--state", type=Path, required=True)
     arguments.add_argument("--images", type=int, default=2000)
     arguments.add_argument("--folders", action=argparse.BooleanOptionalAction, default=True)
-    arguments.add_argument("--page", type=Path, default=HERE.parents[1] / "docs/reliability.md")
+    arguments.add_argument("--page", type=Path, default=PAGE)
     given = arguments.parse_args()
     given.state.mkdir(parents=True, exist_ok=True)
     record, runs = given.state / "images.jsonl", given.state / "folders.jsonl"
