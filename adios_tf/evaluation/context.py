@@ -31,16 +31,20 @@ from adios_tf.run_folder import RunFolder
 
 @dataclasses.dataclass(frozen=True)
 class PartialResult:
-    """A row before the context has added what all rows share; see `Row`."""
+    """A row before the context has added what all rows share; see `Row`.
+
+    `metric`, `values`, `variant` and `settings` are as there. `groups` are flag groups that the row
+    depends on beside the shared ones, `changed` the settings that single it out among the
+    protocol's; `correct` is [n] bool, which test images are right, to compare runs by, if any.
+    """
 
     metric: str
     values: tuple[float, ...]
     variant: str = ""
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    groups: tuple[str, ...] = ()  # flag groups that it depends on beside the shared ones
-    # what singles the row out among the protocol's
+    groups: tuple[str, ...] = ()
     changed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    correct: np.ndarray | None = None  # [n] bool, right test images, to compare runs by
+    correct: np.ndarray | None = None
 
 
 class EvaluationContext:
