@@ -112,7 +112,8 @@ def test_the_page_names_every_public_name():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_examples_of_a_page_run(page, run, tmp_path, monkeypatch):
     """All Python blocks of a page, one after another, but those that need the real data sets."""
-    for registry in (OBJECTIVES, MASKINGS, FILLS, adios_tf.evaluation.PROTOCOLS):
+    own = adios_tf.evaluation.PROTOCOLS, adios_tf.encoders.BACKBONES
+    for registry in (OBJECTIVES, MASKINGS, FILLS, *own):
         for part in ("_entries", "_lines"):
             monkeypatch.setattr(registry, part, dict(getattr(registry, part)))
     monkeypatch.chdir(tmp_path)
