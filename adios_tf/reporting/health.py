@@ -4,12 +4,13 @@ The ranges are rules of thumb for features of an encoder before its projector an
 that share every pixel among N slots; they are data, so that a project can adjust them. What
 they rest on: augmented CIFAR-10 images through untrained encoders that end in a ReLU and an
 average (ResNet-18 and a small one) have spread 0.10 and 0.25, uniformity -0.05 and -0.32;
-the small one after 300 steps of SimCLR has spread 0.57, uniformity -1.2, alignment 0.26.
+the small one after 300 steps of SimCLR has spread 0.57, uniformity -1.2, alignment 0.26. In the
+quickstart no gradient norm rose above 1.7 times its median before.
 """
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -62,9 +63,9 @@ def mask_health(masks: np.ndarray) -> dict[str, float]:
 
     - `coverage_{n}_{min,mean,max}`: hidden part of the image in slot n, over images.
     - `dead_slots`: slots whose mean coverage is below 0.02 or above 0.98.
-    - `overlap`: how much the slots hide the same pixels, 0 to 1: the mean over pixels of
-      `(sum(m)^2 - sum(m^2)) / ((N - 1) sum(m^2))`, sums over slots, 0 where nothing is
-      hidden. Zero for disjoint hard masks, 1 for equal ones.
+    - `overlap`: how much the slots hide the same pixels, 0 to 1: the mean over pixels, weighted by
+      min(sum(m), 1), of `(sum(m)^2 - sum(m^2)) / ((N - 1) sum(m^2))`, sums over slots. Zero for
+      disjoint hard masks, 1 for equal ones.
     - `mask_sharpness`: mean over pixels of the largest slot; 1 is a hard choice, 1/N none.
     - `mask_variation`: part of the masks' variance that comes from the images rather than
       from a layout they share, 0 to 1; 0 where the masks do not look at the image.
@@ -89,10 +90,33 @@ def mask_health(masks: np.ndarray) -> dict[str, float]:
     shared = masks.sum(axis=-1) ** 2 - squares
     total = masks.var(axis=(0, 1, 2)).mean()
     health["dead_slots"] = int(((mean < DEAD_BELOW) | (mean > DEAD_ABOVE)).sum())
-    health["overlap"] = float(np.mean(shared / np.maximum((slots - 1) * squares, 1e-12)))
+    hidden = np.minimum(masks.sum(axis=-1), 1)
+    shared *= hidden / np.maximum((slots - 1) * squares, 1e-12)
+    health["overlap"] = float(shared.sum() / max(hidden.sum(), 1e-12))
     health["mask_sharpness"] = float(masks.max(axis=-1).mean())
     health["mask_variation"] = float(masks.var(axis=0).mean() / total) if total > 1e-12 else 0.0
     return health
+
+
+def image_health(views: np.ndarray) -> dict[str, float]:
+    """Returns `constant_images`: part of the views [B,S,S,3] with no contrast, or with NaN."""
+    contrast = np.ptp(views, axis=(1, 2)).max(axis=-1)
+    return {"constant_images": float(1 - np.mean(contrast > 1e-3))}
+
+
+def gradient_rise(
+    earlier: Sequence[Mapping[str, Any]], record: Mapping[str, Any]
+) -> dict[str, float]:
+    """Returns every gradient norm of a record over its median in the ten epochs before.
+
+    Nothing where fewer than three came before.
+    """
+    found = {}
+    for name in ("encoder_gradient_", "masker_gradient_"):
+        norms = [r[f"{name}norm"] for r in earlier[-10:] if r.get(f"{name}norm")]
+        if len(norms) > 2:
+            found[f"{name}rise"] = record[f"{name}norm"] / float(np.median(norms))
+    return found
 
 
 Bound = float | Callable[[int, int], float] | None
@@ -109,6 +133,7 @@ class Rule:
       meaning: what the number says, in one line.
       too_low, too_high: what it means outside, and what to do.
       needs_slots: only judged for at least this many slots.
+      guard: epochs in a row outside after which training says so; 0 = only the report does.
     """
 
     pattern: str
@@ -118,6 +143,7 @@ class Rule:
     too_low: str = ""
     too_high: str = ""
     needs_slots: int = 0
+    guard: int = 0
 
     def range(self, num_masks: int, feature_dim: int) -> tuple[float | None, float | None]:
         """Returns the ends of the range for this many slots and this feature width."""
@@ -132,6 +158,14 @@ _FEWER = "or use fewer slots"
 
 RULES = (
     Rule(
+        "constant_images",
+        None,
+        0.05,
+        "part of the views that show one color",
+        too_high="images without contrast teach nothing: take them out, raise --min_scale",
+        guard=1,
+    ),
+    Rule(
         "feature_spread",
         0.3,
         None,
@@ -139,6 +173,7 @@ RULES = (
         too_low="features collapse onto one direction: lower the learning rates, check that "
         "BatchNorm stands in the heads (BYOL, SimSiam), raise the batch size or temperature "
         "(SimCLR)",
+        guard=3,
     ),
     Rule(
         "effective_rank",
@@ -198,6 +233,7 @@ RULES = (
         "slots that hide nearly nothing or nearly everything",
         too_high=f"slots died: {_RAISE_PENALTY}, {_FEWER}",
         needs_slots=1,
+        guard=3,
     ),
     Rule(
         "overlap",
@@ -207,6 +243,7 @@ RULES = (
         too_high="the slots hide the same: raise the masker's learning rate or train longer; "
         "if it persists, lower the sparsity penalty",
         needs_slots=2,
+        guard=3,
     ),
     Rule(
         "mask_sharpness",
@@ -216,6 +253,7 @@ RULES = (
         too_low="all slots are uniform, so nothing is hidden whole: raise the masker's "
         "learning rate; if it persists, lower the sparsity penalty",
         needs_slots=2,
+        guard=3,
     ),
     Rule(
         "mask_variation",
@@ -225,6 +263,7 @@ RULES = (
         too_low="every image gets the same masks: the masker learned a layout; lower its "
         "learning rate, check that images are normalized",
         needs_slots=1,
+        guard=3,
     ),
     Rule(
         "encoder_gradient_norm",
@@ -232,6 +271,7 @@ RULES = (
         None,
         "l2 norm of the gradient of encoder and heads, averaged over the updates",
         too_low="the encoder learns nothing: see whether features or masks have collapsed",
+        guard=3,
     ),
     Rule(
         "masker_gradient_norm",
@@ -240,6 +280,18 @@ RULES = (
         "l2 norm of the masker's gradient, averaged over the updates",
         too_low="the masker learns nothing: its masks are saturated or no longer reach the "
         "distance; " + _RAISE_PENALTY,
+        guard=3,
+    ),
+    *(
+        Rule(
+            f"{side}_gradient_rise",
+            None,
+            10.0,
+            "gradient norm over its median in the ten epochs before",
+            too_high=f"the gradient explodes: lower the {side}'s learning rate or warm up longer",
+            guard=1,
+        )
+        for side in ("encoder", "masker")
     ),
 )
 
@@ -301,3 +353,22 @@ def verdicts(
                 advice = rule.too_high
             found.append(Verdict(metric, value, (low, high), not advice, advice, rule.meaning))
     return found
+
+
+def alarms(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns a line for every metric that has just been unhealthy for as long as its guard waits.
+
+    Args:
+      records: of all epochs so far.
+    """
+    lines = []
+    for verdict in verdicts(records[-1]):
+        wait = rule_of(verdict.metric).guard
+        last = [v for r in records[-wait - 1 :] for v in verdicts(r) if v.metric == verdict.metric]
+        outside = [not v.ok for v in last]
+        if wait and outside in ([True] * wait, [False] + [True] * wait):
+            healthy = range_text(*verdict.range)
+            lines.append(
+                f"{verdict.metric} {verdict.value:.3g} (healthy {healthy}): {verdict.advice}"
+            )
+    return lines

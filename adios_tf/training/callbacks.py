@@ -12,7 +12,13 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from adios_tf.errors import UserError
-from adios_tf.reporting.health import feature_health, mask_health
+from adios_tf.reporting.health import (
+    alarms,
+    feature_health,
+    gradient_rise,
+    image_health,
+    mask_health,
+)
 from adios_tf.reporting.panels import mask_panel
 from adios_tf.run_folder import RunFolder
 from adios_tf.training.checkpoints import Checkpoints
@@ -97,7 +103,8 @@ class Guard(keras.callbacks.Callback):
     def _stop(self, what: str) -> None:
         raise UserError(
             f"{what}: training diverged and was stopped; {from_before(self._last_saved())}. Lower "
-            "--learning_rate or --masker_learning_rate, or take --precision=float32"
+            "--learning_rate or --masker_learning_rate, or take --precision=float32; "
+            f"--replay={self._done} names the input or layer that it comes from"
         )
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
@@ -175,11 +182,13 @@ class Monitor(keras.callbacks.Callback):
         record |= {name: float(value) for name, value in (logs or {}).items()}
         record |= self._rates_at_begin
         record |= {"seconds": seconds, "images_per_second": self._images_per_epoch / seconds}
-        record |= self._health()
+        record |= self._health() | gradient_rise(self._run.records(), record)
         last = epoch + 1 == self._epochs
         if self._knn is not None and self._knn_every and (epoch + 1) % self._knn_every == 0:
             record |= self._knn()
         self._run.add_record(record)
+        for line in alarms(self._run.records()):
+            tqdm.write(f"epoch {epoch + 1}: {line}")
         with self._writer.as_default(step=epoch + 1):
             for name, value in record.items():
                 tf.summary.scalar(name, value)
@@ -209,7 +218,7 @@ class Monitor(keras.callbacks.Callback):
             np.asarray(encoder(self._views[view], training=False), np.float32)
             for view in ("view1", "view2")
         )
-        health = feature_health(first, second)
+        health = feature_health(first, second) | image_health(np.asarray(self._views["view1"]))
         if self.model.masking.trained_variables():
             health |= mask_health(self._masks(self._views["view2"]))
         return health

@@ -8,7 +8,10 @@ from hypothesis.extra.numpy import arrays
 
 from adios_tf.reporting.health import (
     RULES,
+    alarms,
     feature_health,
+    gradient_rise,
+    image_health,
     mask_health,
     range_text,
     rule_of,
@@ -88,9 +91,14 @@ def test_one_slot_that_takes_all_leaves_all_dead():
 
 
 def test_partial_overlap_by_hand():
-    """One pixel: 0.8 and 0.2 overlap by (1 - 0.68) / 0.68; another is hidden by nobody."""
+    """One pixel: 0.8 and 0.2 overlap by (1 - 0.68) / 0.68; another is hidden by nobody.
+
+    A third that is hidden by half in one slot counts by half.
+    """
     masks = np.array([[[[0.8, 0.2], [0.0, 0.0]]]])
-    assert mask_health(masks)["overlap"] == pytest.approx((0.32 / 0.68) / 2)
+    assert mask_health(masks)["overlap"] == pytest.approx(0.32 / 0.68)
+    masks = np.array([[[[0.8, 0.2], [0.0, 0.0], [0.5, 0.0]]]])
+    assert mask_health(masks)["overlap"] == pytest.approx((0.32 / 0.68) / 1.5)
 
 
 def test_half_fixed_half_varying_layout():
@@ -125,12 +133,14 @@ def _healthy_record():
     logits = 4 * rng.normal(size=(8, 12, 12, 4))
     masks = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     norms = {"encoder_gradient_norm": 1.5, "masker_gradient_norm": 0.2}
-    return {"epoch": 3, **feature_health(features, noisy), **mask_health(masks), **norms}
+    record = {"epoch": 3, **feature_health(features, noisy), **mask_health(masks), **norms}
+    views = rng.normal(size=(8, 4, 4, 3))
+    return record | image_health(views) | gradient_rise([record] * 3, record)
 
 
 def test_healthy_numbers_have_no_advice_and_every_rule_is_asked():
     found = verdicts(_healthy_record(), 4, 64)
-    assert len(found) == 4 + 3 * 4 + 4 + 2
+    assert len(found) == 1 + 4 + 3 * 4 + 4 + 4
     assert all(v.ok and not v.advice and v.meaning for v in found)
     asked = {rule_of(v.metric).pattern for v in found}
     assert asked == {rule.pattern for rule in RULES}
@@ -152,6 +162,11 @@ def test_healthy_numbers_have_no_advice_and_every_rule_is_asked():
         ("overlap", 0.9, "hide the same"),
         ("mask_sharpness", 0.3, "uniform"),
         ("mask_variation", 0.01, "layout"),
+        ("constant_images", 0.2, "contrast"),
+        ("encoder_gradient_norm", 0.0, "learns nothing"),
+        ("masker_gradient_norm", 0.0, "learns nothing"),
+        ("encoder_gradient_rise", 11.0, "explodes"),
+        ("masker_gradient_rise", 11.0, "explodes"),
         ("uniformity", None, "not a number"),
         ("feature_spread", float("inf"), "not a number"),
     ],
@@ -179,3 +194,76 @@ def test_ranges_in_words():
     assert range_text(None, -1.0) == "≤ -1"
     assert range_text(0.0625, 0.5, percent=True) == "6.2% – 50%"
     assert range_text(None, None) == "any"
+
+
+def test_constant_images_and_those_that_are_no_numbers():
+    views = np.random.default_rng(0).normal(size=(4, 5, 5, 3))
+    views[1] = [0.1, 0.5, 0.9]  # one color, but no gray
+    views[3, 2, 2, 0] = np.nan
+    assert image_health(views) == {"constant_images": 0.5}
+    assert image_health(views[[0, 2]]) == {"constant_images": 0.0}
+
+
+def test_a_gradient_is_compared_with_its_median_of_ten_epochs():
+    norms = [9.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 3.0, 4.0, 4.0, 5.0]  # the first is too old
+    earlier = [{"encoder_gradient_norm": norm} for norm in norms]
+    now = {"encoder_gradient_norm": 6.0}
+    assert gradient_rise(earlier, now) == {"encoder_gradient_rise": 2.0}
+    assert gradient_rise(earlier[:2], now) == {}
+    assert gradient_rise([{"encoder_gradient_norm": None}] * 5, now) == {}
+
+
+# ---------------------------------------------------------------------- guards during training
+
+
+def _masks(kind):
+    """Masks [6,8,8,3] with one fault."""
+    rng = np.random.default_rng(0)
+    logits = 6 * rng.normal(size=(6, 8, 8, 3))
+    if kind == "a fixed layout":
+        logits = np.repeat(logits[:1], 6, axis=0)
+    if kind == "a dead slot":
+        logits[..., 2] = -20
+    masks = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    if kind == "all slots the same":
+        masks = np.repeat(np.round(rng.uniform(size=(6, 8, 8, 1))), 3, axis=-1)
+    if kind in ("nothing", "everything"):
+        masks = np.full_like(masks, kind == "everything")
+    return np.full_like(masks, 1 / 3) if kind == "uniform" else masks
+
+
+@pytest.mark.parametrize(
+    ("kind", "metrics"),
+    [
+        ("healthy", set()),
+        ("a fixed layout", {"mask_variation"}),
+        ("a dead slot", {"dead_slots"}),
+        ("all slots the same", {"overlap"}),
+        ("uniform", {"overlap", "mask_sharpness", "mask_variation"}),
+        ("nothing", {"dead_slots", "mask_sharpness", "mask_variation"}),
+        ("everything", {"dead_slots", "overlap", "mask_variation"}),
+    ],
+)
+def test_masks_that_go_wrong_are_named_once_in_the_third_epoch(kind, metrics):
+    ill, well = mask_health(_masks(kind)), mask_health(_masks("healthy"))
+    told = [alarms([ill] * epochs) for epochs in range(1, 6)]
+    assert [len(lines) for lines in told] == [0, 0, len(metrics), 0, 0]
+    assert {line.split()[0] for line in told[2]} == metrics
+    for line in told[2]:
+        assert "\n" not in line
+        assert "(healthy " in line
+        assert ": " in line.partition(")")[2]
+    again = alarms([ill] * 5 + [well] + [ill] * 3)
+    assert {line.split()[0] for line in again} == metrics
+    assert alarms([ill, ill, well, ill, ill]) == []
+
+
+def test_a_collapsed_encoder_and_a_gradient_that_explodes_are_named():
+    features = np.random.default_rng(0).normal(size=(64, 16)) + 60
+    record = feature_health(features, features)
+    [line] = alarms([record] * 3)
+    assert line.startswith("feature_spread 0.0")
+    assert "(healthy ≥ 0.3): features collapse onto one direction: lower" in line
+    [line] = alarms([{"masker_gradient_rise": 12.0}])
+    assert line.startswith("masker_gradient_rise 12 (healthy ≤ 10): the gradient explodes: lower")
+    assert alarms([{"masker_gradient_rise": 3.0}]) == []
