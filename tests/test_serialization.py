@@ -184,7 +184,7 @@ def test_every_class_is_found_by_its_name():
     bases = {c.__name__ for c in classes - registered if issubclass(c, kinds)}
     assert bases == {
         *("Objective", "MomentumObjective", "Masking", "GridMasking", "OneSlot", "Fill", "Paint"),
-        *("_EmbeddingLoss", "_Optimizer"),
+        *("_EmbeddingLoss", "_Contrastive", "_Optimizer"),
         "Classifier",  # of fine-tuning, never saved
     }
     assert set(EXAMPLES) == {c.__name__ for c in registered}
