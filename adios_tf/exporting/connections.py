@@ -95,6 +95,8 @@ class Connection(web.RequestHandler):
     def _refuse(self, status: int, text: str) -> None:
         """Answers a client whose request has not been read, and hangs up a moment later."""
         self._expect_headers(False)
+        if self.transport is None:
+            return
         self._refused(status)
         self.accepted = False
         self.close()

@@ -11,15 +11,12 @@ from pathlib import Path
 class Histogram:
     """Numbers counted under upper bounds."""
 
-    def __init__(self, *bounds: float):
-        self._bounds, self._counts, self.total = bounds, [0] * (len(bounds) + 1), 0.0
-
-    @property
-    def count(self) -> int:
-        return sum(self._counts)
+    def __init__(self, name: str, *bounds: float):
+        self.name, self.bounds, self.total = name, bounds, 0.0
+        self.counts = [0] * (len(bounds) + 1)
 
     def add(self, value: float) -> None:
-        self._counts[bisect_left(self._bounds, value)] += 1
+        self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
 
@@ -28,8 +25,9 @@ class Metrics:
 
     def __init__(self):
         self.requests: Counter[tuple[str, str, int]] = Counter()
-        self.seconds = Histogram(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-        self.batches = Histogram(1, 2, 4, 8, 16, 32, 64, 128)
+        bounds = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+        self.seconds = Histogram("adios_request_seconds", *bounds)
+        self.batches = Histogram("adios_batch_images", 1, 2, 4, 8, 16, 32, 64, 128)
 
     def text(self, values: Mapping[str, float]) -> str:
         """Returns the page, with further values by name: counters end in _total."""
@@ -37,15 +35,12 @@ class Metrics:
         for key, count in sorted(self.requests.items()):
             labels = 'route="{}",method="{}",status="{}"'.format(*key)
             lines.append(f"adios_requests_total{{{labels}}} {count}")
-        for name, found in (
-            ("adios_request_seconds", self.seconds),
-            ("adios_batch_images", self.batches),
-        ):
-            lines.append(f"# TYPE {name} histogram")
-            sums = accumulate(found._counts)
-            for bound, count in zip((*found._bounds, "+Inf"), sums, strict=True):
-                lines.append(f'{name}_bucket{{le="{bound}"}} {count}')
-            lines += [f"{name}_sum {found.total:g}", f"{name}_count {found.count}"]
+        for found in (self.seconds, self.batches):
+            lines.append(f"# TYPE {found.name} histogram")
+            for bound, count in zip((*found.bounds, "+Inf"), accumulate(found.counts), strict=True):
+                lines.append(f'{found.name}_bucket{{le="{bound}"}} {count}')
+            lines.append(f"{found.name}_sum {found.total:g}")
+            lines.append(f"{found.name}_count {sum(found.counts)}")
         for name, value in values.items():
             kind = "counter" if name.endswith("_total") else "gauge"
             lines += [f"# TYPE {name} {kind}", f"{name} {value:.0f}"]

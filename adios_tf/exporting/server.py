@@ -10,9 +10,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +37,6 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
-_PAGE = {"": "index.html", "page.js": "page.js", "page.css": "page.css"}
-_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 _LISTENING_ON = 0.5  # seconds after SIGTERM in which new connections are told 503, at least
 _LAST_SECONDS = 2.0  # for those answers to be sent
 _SHOWN_SIDE = 160  # pixels to which the page's pictures are blown up, at least
@@ -71,7 +68,7 @@ class Server:
         self._most = int(self.limits.max_body_mb * 2**20)
         self.metrics = Metrics()
         self.draining = False
-        self.connections: Callable[[], int] = lambda: 0
+        self.manager: web.Server | None = None  # of the connections
         self._poll_seconds = poll_seconds
         self._pool = ThreadPoolExecutor(1, "model")
         rules = (self.limits.batch_size, self.limits.max_waiting, self.metrics.batches.add)
@@ -94,8 +91,7 @@ class Server:
         app.router.add_get("/healthz", self._health)
         app.router.add_get("/monitoring/prometheus/metrics", self._metrics)
         app.router.add_post("/look", self._look)
-        for path, file in _PAGE.items():
-            app.router.add_get(f"/{path}", _static(file))
+        app.router.add_get(r"/{file:(page\.(js|css))?}", _page)
         app.cleanup_ctx.append(self._watching)
         return app
 
@@ -166,7 +162,7 @@ class Server:
     async def _health(self, _: web.Request) -> web.Response:
         batches = self.metrics.batches
         return web.json_response(
-            {"status": "ok", "images": int(batches.total), "batches": batches.count}
+            {"status": "ok", "images": int(batches.total), "batches": sum(batches.counts)}
         )
 
     async def _metrics(self, _: web.Request) -> web.Response:
@@ -175,7 +171,7 @@ class Server:
             {
                 "adios_images_total": self.metrics.batches.total,
                 "adios_queue_images": sum(b.waiting for b in version.batchers.values()),
-                "adios_connections": self.connections(),
+                "adios_connections": len(self.manager.connections) if self.manager else 0,
                 "adios_model_version": number,
                 "process_resident_memory_bytes": resident_bytes(),
             }
@@ -255,14 +251,9 @@ def _pictures(masks: np.ndarray, occluded: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _static(name: str) -> Callable[[web.Request], Awaitable[web.Response]]:
-    text = (resources.files("adios_tf.exporting") / "page" / name).read_text()
-    kind = _TYPES[Path(name).suffix]
-
-    async def serve(_: web.Request) -> web.Response:
-        return web.Response(text=text, content_type=kind, headers=_HEADERS)
-
-    return serve
+async def _page(request: web.Request) -> web.FileResponse:
+    file = request.match_info["file"] or "index.html"
+    return web.FileResponse(Path(__file__).with_name("page") / file, headers=_HEADERS)
 
 
 async def _errors_as_json(request: web.Request, handler: Callable) -> web.StreamResponse:
@@ -304,7 +295,7 @@ async def serve(server: Server, host: str, port: int, ready: Callable[[int], Non
     await runner.setup()
     manager, loop, stop = runner.server, asyncio.get_running_loop(), asyncio.Event()
     assert manager is not None
-    server.connections = lambda: len(manager.connections)
+    server.manager = manager
 
     def refused(status: int) -> None:
         server.metrics.requests["none", "none", status] += 1
