@@ -134,6 +134,7 @@ class Session:
             "max_body_mb": BODY_MB,
             "poll_seconds": 0.5,
             "max_waiting": 64,
+            "stop_timeout": 60.0,
         }
         with self.log_file.open("w") as log:
             self.process = subprocess.Popen(
@@ -142,7 +143,10 @@ class Session:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        self.port = int(self.until(lambda: re.search(r"//[^/]+:(\d+)/", self.log()))[1])
+
+    def started(self):
+        self.port = int(self.until(lambda: re.search(r"//[^/]+:(\d+)/", self.log()), 600)[1])
+        return self
 
     def log(self):
         return self.log_file.read_text(errors="replace")
@@ -391,7 +395,7 @@ def main():
     while (left := 60 * given.minutes - sum(s["seconds"] for s in read_jsonl(record))) > 1:
         session = Session(given.state, templates, requests, len(read_jsonl(record)))
         try:
-            found = session.run(min(left, 60 * given.session))
+            found = session.started().run(min(left, 60 * given.session))
         finally:
             session.process.kill()
         append_jsonl(record, found)
