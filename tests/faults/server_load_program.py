@@ -361,7 +361,7 @@ class Session:
             memory.append(self.memory_mb())
         self.stopping = time.monotonic()
         self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(60)
+        code = self.process.wait(90)
         stopped = time.monotonic() - self.stopping
         self.over.set()
         for person in people:
