@@ -31,7 +31,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(HERE), str(ROOT)]
 
 from adios_tf import cli
 
@@ -39,13 +39,14 @@ cli.quiet_tensorflow()
 import keras
 import numpy as np
 import tensorflow as tf
+from outcomes import PAGE, write_rows
 from PIL import Image
 
 from adios_tf import pretrained
 from adios_tf.encoders import build_encoder
 from adios_tf.exporting.saved_model import save_model
 from adios_tf.nets import build_unet
-from adios_tf.reporting.tables import append_jsonl, read_jsonl, write_text
+from adios_tf.reporting.tables import append_jsonl, read_jsonl
 
 SIDE, READ_SECONDS, CONNECTIONS, BODY_MB = 16, 6.0, 64, 0.5
 MODEL = "/v1/models/load"
@@ -384,7 +385,7 @@ def main():
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=30, help="in all, those so far included")
     parser.add_argument("--session", type=float, default=5, help="minutes of one server")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs/reliability.md")
+    parser.add_argument("--page", type=Path, default=PAGE)
     given = parser.parse_args()
     given.state.mkdir(parents=True, exist_ok=True)
     templates, record = [given.state / "a", given.state / "b"], given.state / "sessions.jsonl"
@@ -404,32 +405,33 @@ def main():
 
 
 def write_page(page, sessions):
-    """Replaces the table between the marks; returns 1 if something went wrong."""
+    """Writes the rows; returns 1 if something went wrong."""
     counts, faults = collections.Counter(), collections.defaultdict(lambda: [0, 0])
     for session in sessions:
         counts.update(session["counts"])
         for kind, (trials, fine) in session["faults"].items():
             faults[kind] = [faults[kind][0] + trials, faults[kind][1] + fine]
-    for name in ("right", "wrong", "lost"):
-        counts.setdefault(name, 0)
-    lines = ["| what | count |", "|---|---|"]
-    lines.append(f"| minutes of load | {sum(s['seconds'] for s in sessions) / 60:.1f} |")
-    lines += [f"| right requests: {name} | {number} |" for name, number in sorted(counts.items())]
-    for kind, (trials, fine) in sorted(faults.items()):
-        lines.append(f"| {kind.replace('_', ' ')}: answered as documented | {fine} of {trials} |")
+    refused = sum(count for name, count in counts.items() if name.startswith("refused"))
+    before = refused + counts["right"] + counts["wrong"] + counts["lost"]
+    told = ", ".join(
+        f"{name.removeprefix('refused ')} {count:,} times"
+        for name, count in sorted(counts.items())
+        if name.startswith("refused")
+    )
+    outcome = f"{counts['right']:,} right, {counts['wrong']} wrong, {counts['lost']} lost"
+    rows = [("right requests meanwhile", before, f"{outcome}; refused with {told or 'nothing'}")]
+    for kind, (trials, fine) in faults.items():
+        rows.append((kind.replace("_", " "), trials, f"{fine} answered as documented"))
     ended = sum(session["code"] == 0 for session in sessions)
     longest = max(session["stopped"] for session in sessions)
-    lines.append(f"| SIGTERM under load: exit code 0 | {ended} of {len(sessions)} |")
-    lines.append(f"| seconds from SIGTERM to the end, at most | {longest:.1f} |")
-    first, last = (max(session["memory"][n] for session in sessions) for n in (0, 1))
-    lines.append(f"| resident memory at a session's start, at most | {first:.0f} MB |")
-    lines.append(f"| resident memory at a session's end, at most | {last:.0f} MB |")
+    outcome = f"{ended} ended with exit code 0, after {longest:.0f} s at most"
+    rows.append(("SIGTERM under load", len(sessions), outcome))
+    memory = [max(session["memory"][n] for session in sessions) for n in (0, 1)]
     tracebacks = sum(session["tracebacks"] for session in sessions)
-    lines.append(f"| tracebacks in the log | {tracebacks} |")
-    text = page.read_text(encoding="utf-8")
-    begin, end = "<!-- table of server_load_program.py -->\n", "<!-- end of the server's table -->"
-    head, tail = text[: text.index(begin) + len(begin)], text[text.index(end) :]
-    write_text(page, head + "\n".join(lines) + "\n" + tail)
+    outcome = f"{tracebacks} tracebacks in the log; memory at most {memory[0]:,.0f} MB at a"
+    outcome += f" session's start, {memory[1]:,.0f} MB at its end"
+    rows.append(("minutes of load", round(sum(s["seconds"] for s in sessions) / 60), outcome))
+    write_rows(page, "server_load_program.py", rows)
     otherwise = any(trials != fine for trials, fine in faults.values())
     failed = counts["wrong"] or counts["lost"] or tracebacks or ended < len(sessions) or otherwise
     return int(bool(failed))
