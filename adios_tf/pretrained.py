@@ -16,6 +16,7 @@ import contextlib
 import json
 import re
 import shutil
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -134,8 +135,12 @@ def _assembled(
 def read_part(file: Path) -> keras.Model:
     """Returns one of the networks; raises `UserError` where Keras cannot read the file."""
     try:
+        # Keras looks at the size of the weights only.
+        members = zipfile.ZipFile(file).infolist() if zipfile.is_zipfile(file) else ()
+        if any(one.file_size > max(2**26, 100 * one.compress_size) for one in members):
+            raise ValueError("it would unpack to more than a hundred times its size")
         return keras.models.load_model(file, compile=False)
-    except (ValueError, OSError, TypeError, KeyError) as error:
+    except (ValueError, OSError, TypeError, KeyError, zipfile.BadZipFile) as error:
         lost = re.search(r"Could not locate \w+ '\w+'", str(error))
         reason = lost[0] if lost else str(error).strip().splitlines()[0]
         raise UserError(
