@@ -1,6 +1,5 @@
 """Weights of a run as a checkpoint of the official PyTorch code."""
 
-import json
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from adios_tf.errors import UserError
 from adios_tf.exporting.torch_file import write_torch_checkpoint
 from adios_tf.exporting.torch_import import FACTS, KEPT
 from adios_tf.nets.torch_weights import pads_as_torch, weights_to_official
+from adios_tf.run_folder import read_json
 
 _PREFIXES = {
     "encoder": "encoder.",
@@ -41,7 +41,7 @@ def export_torch(run: str | Path, path: str | Path) -> Written:
     code does not have.
     """
     model, run = pretrained.load(run), Path(run).expanduser()
-    facts = json.loads((run / FACTS).read_text()) if (run / FACTS).exists() else {}
+    facts = read_json(run / FACTS)
     if model.info.get("high_pass"):
         raise UserError("the official code has no high-pass filter before its encoder")
     state: dict[str, np.ndarray] = {}

@@ -195,6 +195,23 @@ def test_a_disk_that_fills_up_loses_nothing(copy, settings, size):
     assert RunFolder(copy).model_step() == 9
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write read-only folders")
+@pytest.mark.parametrize(
+    "name", ["tensorboard", *(pytest.param(n, marks=pytest.mark.slow) for n in ("", "checkpoints"))]
+)
+def test_a_folder_that_is_read_only_loses_nothing(copy, settings, name):
+    before = contents(copy / "checkpoints") | contents(copy / "model")
+    more = settings(copy, "--epochs=3", "--allow_changes=epochs")
+    (copy / name).chmod(0o555)
+    try:
+        with pytest.raises(UserError, match=r"cannot write .*[Pp]ermission denied"):
+            pretrain(more)
+    finally:
+        (copy / name).chmod(0o755)
+    assert contents(copy / "checkpoints") | contents(copy / "model") == before
+    assert pretrain(more)["epochs"] == 3
+
+
 def test_events_that_cannot_be_written(tmp_path, settings):
     (tmp_path / ".lock").touch()
     (tmp_path / "tensorboard").write_text("a file where a folder should be")
