@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import time
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from adios_tf.data import (
     describe,
     evaluation_dataset,
     evaluation_transform,
+    image_cache,
     load_examples,
     normalize,
     pipeline,
@@ -188,6 +190,40 @@ def test_what_is_skipped_is_not_decoded(alike):
     # The next epoch may be under way already: only its first images can be among the skipped.
     assert seen[: COUNT - 4 * BATCH]
     assert not skipped & set(seen[: COUNT - 4 * BATCH])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cache", ["yes", "no"])
+def test_a_million_images_are_resumed_at_once(cache, monkeypatch):
+    """After a million updates, in the middle of an epoch: what is skipped costs next to nothing."""
+    images, batch = 1_000_000, 96
+    epoch, step = divmod(1_006_000, images // batch)
+    assert step > 5_000
+    held = image_cache.Memory(
+        tf.zeros([images, 2, 2, 3], tf.uint8),
+        None,
+        *(tf.zeros(shape, tf.int64) for shape in ([images, 2], [images], [images])),
+        uniform=True,
+    )
+    monkeypatch.setattr(image_cache, "load", lambda _: held)
+    seen: list[int] = []
+
+    def decode(one: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        index = tf.numpy_function(lambda n: seen.append(int(n)) or n, [one["index"]], tf.int64)
+        index = tf.ensure_shape(index, [])
+        return {"image": tf.zeros([2, 2, 3], tf.uint8), "label": index % 10, "index": index}
+
+    encoded = tf.data.Dataset.range(images).map(lambda index: {"index": index})
+    decoded = encoded.map(decode)
+    examples = Examples(decoded, images, 10, encoded=Encoded(encoded, decode, decoded))
+    started = time.process_time()
+    dataset = pretrain_dataset(
+        examples, batch, PLAIN, PLAIN, MEAN, STD, 5, epoch, step, cache=cache
+    )
+    first = next(iter(dataset.as_numpy_iterator()))
+    assert len(set(first["index"])) == batch
+    assert len(seen) < 100 * batch
+    assert time.process_time() - started < 30  # of all threads
 
 
 def test_a_small_buffer_still_shows_everything(monkeypatch):

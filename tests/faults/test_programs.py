@@ -65,20 +65,29 @@ def test_sigterm_ends_with_the_code_that_says_again(tmp_path, settings):
     assert "Traceback" not in told
 
 
+def by_plan(folder, settings, plans, *flags):
+    """Runs of tests/faults/devices_program.py: {name: plan} -> run folders in that order."""
+    for name, (plan, kills) in plans.items():
+        config = flagfile(folder / f"{name}.flags", settings, "--checkpoint_steps=1", *flags)
+        process = start(config, "tests/faults/devices_program.py", PLAN=plan)
+        out, told = process.communicate(timeout=400)
+        assert process.returncode == 0, out + told
+        assert out.count("killed") == kills
+    return [RunFolder(folder / name) for name in plans]
+
+
+def records_agree(one, other, tolerance):
+    assert len(one.records()) == len(other.records()) > 1
+    for ours, theirs in zip(one.records(), other.records(), strict=True):
+        for name in set(ours) - {"seconds", "images_per_second"}:
+            np.testing.assert_allclose(theirs[name], ours[name], tolerance, err_msg=name)
+
+
 @pytest.mark.slow
 def test_resumed_on_two_devices_in_the_middle_of_an_epoch(tmp_path, settings):
     """The means of an epoch live on both devices; a resumed run has the record of a whole one."""
-    for name, *stop in (("whole",), ("stopped", "2")):
-        config = flagfile(tmp_path / f"{name}.flags", settings, "--checkpoint_steps=1")
-        for stop_after in (*stop, ""):
-            process = start(config, "tests/faults/two_devices_program.py", STOP_AFTER=stop_after)
-            out, told = process.communicate(timeout=300)
-            assert process.returncode == (9 if stop_after else 0), out + told
-    records = [RunFolder(tmp_path / name).records() for name in ("whole", "stopped")]
-    assert len(records[0]) == 2
-    for one, other in zip(*records, strict=True):
-        for name in set(one) - {"seconds", "images_per_second"}:
-            np.testing.assert_allclose(other[name], one[name], rtol=1e-5, err_msg=name)
+    plans = {"whole": ("2:", 0), "stopped": ("2:2,2:", 1)}
+    records_agree(*by_plan(tmp_path, settings, plans), 1e-5)
 
 
 @pytest.mark.slow

@@ -1,11 +1,13 @@
-"""Trains a few steps on a number of logical devices and saves what came out (run by a test).
+"""Trains every case for a few steps on a number of logical devices and saves what came out.
 
-Arguments: number of devices, objective, masking, update, optimizer, output file. With TF_CONFIG
-set, it is one worker of several instead.
+Run by a test. Arguments: number of devices, file of cases {name: arguments of `build`}, output
+file. With TF_CONFIG set, it is one worker of several instead.
 """
 
+import json
 import os
 import sys
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -13,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from adios_tf.masking import MASKINGS
+from adios_tf.masking import FILLS, MASKINGS
 from adios_tf.objectives import OBJECTIVES
 from adios_tf.optimizers import build_optimizer
 from adios_tf.registry import construct
@@ -35,7 +37,8 @@ def encoder():
             batch_norm(),
             keras.layers.ReLU(),
             keras.layers.GlobalAveragePooling2D(),
-        ]
+        ],
+        name="encoder",
     )
 
 
@@ -45,7 +48,8 @@ def masker(outputs, inputs=3):
             keras.Input((SIDE, SIDE, inputs)),
             keras.layers.Conv2D(8, 3, padding="same", activation="relu"),
             keras.layers.Conv2D(outputs, 1),
-        ]
+        ],
+        name="masker",
     )
 
 
@@ -56,11 +60,13 @@ def build(objective, masking, update, optimizer, **settings):
         "predictor_dim": 8,
         "temperature": 0.2,
         "num_masks": 3,
-        "queue_size": 32,
+        "queue_size": 12,  # so that it comes round
+        "grid_size": 4,
+        "patch_size": 4,
         "total_steps": 10,
         **settings,
     }
-    fill = settings.pop("fill", "erase")
+    fill = construct(FILLS[settings.pop("fill", "erase")], settings)
     policy = MASKINGS[masking]
     trained = {}
     if policy.trains:
@@ -94,7 +100,24 @@ def data():
     return tf.data.Dataset.from_tensor_slices(parts).with_options(options)
 
 
-def main(devices, objective, masking, update, optimizer, output, fill="erase"):
+def train(strategy, case):
+    """{variable or log: value} after three steps, and how far the weights moved."""
+    keras.utils.clear_session(free_memory=False)  # names that do not depend on earlier cases
+    keras.utils.set_random_seed(1)
+    with strategy.scope():
+        model = build(**case)
+    before = {id(v): v.numpy() for v in model.trainable_variables}
+    history = model.fit(data(), epochs=1, verbose=0, shuffle=False)
+    means = {id(v) for metric in model.metrics for v in metric.variables}
+    weights = [v for v in model.variables if id(v) not in means]
+    weights += [v for v in model.optimizer.variables if "learning_rate" not in v.path]
+    result = {f"{n:03d} {v.path}": v.numpy() for n, v in enumerate(weights)}
+    for v in model.trainable_variables:
+        result[f"moved {v.path}"] = np.abs(v.numpy() - before[id(v)]).max()
+    return result | {f"log {k}": np.float64(v[-1]) for k, v in history.history.items()}
+
+
+def main(devices, cases, output):
     if "TF_CONFIG" in os.environ:
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
     else:
@@ -104,16 +127,10 @@ def main(devices, objective, masking, update, optimizer, output, fill="erase"):
         names = [f"CPU:{n}" for n in range(int(devices))]
         strategy = tf.distribute.MirroredStrategy(names)
     keras.config.set_floatx("float64")  # so that rounding is far below what is compared
-    keras.utils.set_random_seed(1)
-    with strategy.scope():
-        model = build(objective, masking, update, optimizer, fill=fill)
-    history = model.fit(data(), epochs=1, verbose=0, shuffle=False)
-    means = {id(v) for metric in model.metrics for v in metric.variables}
-    weights = [v for v in model.variables if id(v) not in means]
-    weights += [v for v in model.optimizer.variables if "learning_rate" not in v.path]
-    result = {f"{n:03d} {v.path}": v.numpy() for n, v in enumerate(weights)}
-    result |= {f"log {k}": np.float32(v[-1]) for k, v in history.history.items()}
-    np.savez(output, **result)
+    results = {}
+    for name, case in json.loads(Path(cases).read_text()).items():
+        results |= {f"{name}|{key}": value for key, value in train(strategy, case).items()}
+    np.savez(output, **results)
 
 
 if __name__ == "__main__":
