@@ -182,12 +182,13 @@ class Monitor(keras.callbacks.Callback):
         record |= {name: float(value) for name, value in (logs or {}).items()}
         record |= self._rates_at_begin
         record |= {"seconds": seconds, "images_per_second": self._images_per_epoch / seconds}
-        record |= self._health() | gradient_rise(self._run.records(), record)
+        earlier = self._run.records()
+        record |= self._health() | gradient_rise(earlier, record)
         last = epoch + 1 == self._epochs
         if self._knn is not None and self._knn_every and (epoch + 1) % self._knn_every == 0:
             record |= self._knn()
         self._run.add_record(record)
-        for line in alarms(self._run.records()):
+        for line in alarms([*earlier, record]):
             tqdm.write(f"epoch {epoch + 1}: {line}")
         with self._writer.as_default(step=epoch + 1):
             for name, value in record.items():
