@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from adios_tf.data import checks, describe, folders, load_examples
+from adios_tf.data import checks, describe, folders, image_cache, load_examples
 from adios_tf.data.folders import find_images, list_images
 from adios_tf.errors import UserError
 
@@ -291,6 +291,13 @@ def test_images_are_decoded_once(tmp_path, monkeypatch):
 
 
 # ---------------------------------------------------------------------- while it is read
+
+
+def test_memory_is_estimated_from_all_over_a_folder(tmp_path):
+    for n in range(20):
+        noise(tmp_path / "a" / f"{n}.png", (2, 2))
+        noise(tmp_path / "b" / f"{n}.png", (40, 40))
+    assert image_cache.decoded_bytes(opened(tmp_path)) == pytest.approx(20 * 3 * 1604, rel=0.2)
 
 
 def test_what_breaks_while_it_is_read(tmp_path, capsys):
