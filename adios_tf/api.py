@@ -15,6 +15,7 @@ from adios_tf.errors import UserError
 from adios_tf.evaluation.config import EvaluateConfig
 from adios_tf.evaluation.results import Row
 from adios_tf.evaluation.runner import evaluate as run_evaluation
+from adios_tf.exporting.embeddings import Embedded, embed
 from adios_tf.exporting.formats import Exported, export_run
 from adios_tf.registry import unknown_name
 from adios_tf.run_folder import RunFolder
@@ -62,6 +63,10 @@ class Run:
     def report(self) -> Path:
         """The page that shows it all."""
         return self._folder.report
+
+    def embed(self, images: str | Path, out: str | Path | None = None, **settings: Any) -> Embedded:
+        """Features of a folder of images, by file name; see `adios_tf.exporting.embeddings`."""
+        return embed(self.path, images, out, **settings)
 
 
 def settings_from(settings_class: type, keywords: dict[str, Any]) -> Any:

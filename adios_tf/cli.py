@@ -191,6 +191,11 @@ def parse(settings_class: type, argv: Sequence[str]) -> Any:
                 raise UserError(f"--{name}: {error}") from error
         chosen[name] = value
     settings = check(settings_class(**chosen))
+    if hasattr(settings, "given"):
+        here = {word.lstrip("-").partition("=")[0] for word in argv}
+        given = {n: bool({n, f"no{n}"} & here) for n in chosen if values[n].present}
+        given |= dict.fromkeys(["flagfile"] if {"flagfile", "recipe"} & here else [], True)
+        object.__setattr__(settings, "given", given)
     if hasattr(settings, "preset"):  # {flag: value} in place of the defaults
         instead = {k: v for k, v in settings.preset().items() if not values[k].present}
         settings = dataclasses.replace(settings, **instead)

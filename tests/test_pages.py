@@ -28,7 +28,7 @@ PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
 PAGES += sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
 MADE = {"api.md", "changelog.md", "contributing.md", "notebooks.md"}  # by docs/site_hooks.py
 ABSL = {"flagfile", "help", "recipe", "verbose"}
-# Of pytest, ruff, saved_model_cli, the programs in tests/ and PyTorch's.
+# Of pytest, ruff, saved_model_cli, TensorBoard, the programs in tests/ and PyTorch's.
 OTHERS = {
     "golden",
     "doctest_modules",
@@ -40,6 +40,7 @@ OTHERS = {
     "seconds",
     "short",
     "clients",
+    "logdir",
 }
 PROGRAMS = {
     path.stem: import_module(f"adios_tf.programs.{path.stem}")

@@ -150,8 +150,9 @@ CATALOG: dict[str, DatasetInfo] = {
 def describe(name: str, image_size: int = 0) -> DatasetInfo:
     """Returns the facts of a data set.
 
-    A data set outside the catalog gets views of 224 pixels, ImageNet's normalization and the
-    splits `train` and `test`; its classes and features are found on opening.
+    A data set outside the catalog gets the splits `train` and `test`; its classes and features are
+    found on opening. Its side of 224 and normalization, ImageNet's, are what holds where nothing
+    was measured; see `adios_tf.training.defaults`.
 
     Args:
       name: a catalog name, any TFDS name (`name` or `name/config`), or a folder of images,

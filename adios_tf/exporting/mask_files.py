@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
+import keras
 import numpy as np
 import tensorflow as tf
 from PIL import Image
@@ -74,20 +75,15 @@ def write_masks(
     for kind in kinds:
         if kind not in KINDS:
             raise unknown_name("kind of mask file", kind, KINDS)
-    if not root.is_dir():
-        raise UserError(f"--images={root} is not a folder")
-    files = [p for p in find_images(root) if out.resolve() not in p.resolve().parents]
-    if not files:
-        raise UserError(f"--images={shown(root)} holds no images: see docs/data.md for their kinds")
+    names = folder_images(root, out)
     model = pretrained.load(run)
     if model.masker is None:
         raise UserError(f"--run={run} has no masker: it was pretrained without learned masks")
     _claim(out, model, overwrite)
-    names = [path.relative_to(root).as_posix() for path in files]
     todo = [name for name in names if overwrite or not _is_done(out, name, kinds)]
     broken: dict[str, str] = {}
     with tqdm(desc="masks", total=len(names), initial=len(names) - len(todo), unit="img") as bar:
-        for batch, failed in _answers(model, root, todo, batch_size):
+        for batch, failed in answers(model, model.masker, root, todo, batch_size):
             broken |= failed
             for answer in batch:
                 _write(out, *answer, kinds)
@@ -96,12 +92,31 @@ def write_masks(
     return MaskFiles(len(todo) - len(broken), len(names) - len(todo), broken, out / "index.html")
 
 
+def folder_images(root: Path, out: Path | None = None) -> list[str]:
+    """Returns the names of the images below a folder, less those below `out`.
+
+    Raises:
+      UserError: no folder, or no images.
+    """
+    if not root.is_dir():
+        raise UserError(f"--images={root} is not a folder")
+    files = [p for p in find_images(root) if not out or out.resolve() not in p.resolve().parents]
+    if not files:
+        raise UserError(f"--images={shown(root)} holds no images: see docs/data.md for their kinds")
+    return [path.relative_to(root).as_posix() for path in files]
+
+
+def weights_digest(network: keras.Model, *more: str) -> str:
+    """Returns a SHA-256 of the weights, and of what else is to be told apart."""
+    digest = hashlib.sha256("\n".join(more).encode())
+    for weight in network.weights:
+        digest.update(np.asarray(weight).tobytes())
+    return digest.hexdigest()
+
+
 def _claim(out: Path, model: pretrained.PretrainedModel, overwrite: bool) -> None:
     """Marks the folder as this model's; another model's masks must not get mixed in."""
-    digest = hashlib.sha256()
-    for weight in model.masker.weights:
-        digest.update(np.asarray(weight).tobytes())
-    mark = {"masker": digest.hexdigest(), "image_size": model.image_size}
+    mark = {"masker": weights_digest(model.masker), "image_size": model.image_size}
     state = out / _STATE
     if state.exists() and not overwrite and json.loads(state.read_text()) != mark:
         raise UserError(
@@ -124,15 +139,19 @@ def _is_done(out: Path, name: str, kinds: Sequence[str]) -> bool:
     return all(_path(out, kind, name).exists() for kind in kinds)
 
 
-def _answers(
-    model: pretrained.PretrainedModel, root: Path, names: Sequence[str], batch_size: int
+def answers(
+    model: pretrained.PretrainedModel,
+    network: keras.Model,
+    root: Path,
+    names: Sequence[str],
+    batch_size: int,
 ) -> Iterator[tuple[list[tuple], dict[str, str]]]:
-    """Yields [(name, size, small copy [h,w,3], masks [S,S,N])] and {broken name: why}."""
+    """Yields [(name, size, small copy [h,w,3], what the network gives)] and {broken name: why}."""
     side = model.image_size
 
     @tf.function(input_signature=[tf.TensorSpec([None, side, side, 3], tf.float32)])
     def answer(images: tf.Tensor) -> tf.Tensor:
-        return model.masker(model.normalize(images), training=False)
+        return network(model.normalize(images), training=False)
 
     with ThreadPoolExecutor(_READERS) as pool:
         for start in range(0, len(names), batch_size):
@@ -148,8 +167,8 @@ def _answers(
                     small.thumbnail((_THUMBNAIL, _THUMBNAIL))
                     resized = model.resize(picture[None])
                     read.append((name, picture.shape[:2], np.asarray(small), resized))
-            masks = answer(tf.concat([x[-1] for x in read], axis=0)).numpy() if read else ()
-            yield [(*x[:-1], m) for x, m in zip(read, masks, strict=True)], failed
+            given = answer(tf.concat([x[-1] for x in read], axis=0)).numpy() if read else ()
+            yield [(*x[:-1], one) for x, one in zip(read, given, strict=True)], failed
 
 
 def _labels(masks: np.ndarray, size: tuple[int, int]) -> Image.Image:

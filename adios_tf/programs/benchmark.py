@@ -5,6 +5,8 @@
 The variants are timed in turn, so that their ratios hold when the machine's speed drifts.
 """
 
+import functools
+
 from adios_tf import cli
 from adios_tf.training.config import BenchmarkConfig
 
@@ -17,10 +19,7 @@ def main(config: BenchmarkConfig) -> None:
     benchmark(config)
 
 
-def run() -> None:
-    """Runs the program on the command line's arguments."""
-    cli.start(main, BenchmarkConfig, __doc__ or "")
-
+run = functools.partial(cli.start, main, BenchmarkConfig, __doc__ or "")
 
 if __name__ == "__main__":
     run()

@@ -7,6 +7,7 @@ Preprocessing is inside. README.md in the folder lists the signatures.
 """
 
 import dataclasses
+import functools
 
 from adios_tf import cli
 from adios_tf.cli import setting
@@ -40,10 +41,7 @@ def main(settings: Settings) -> None:
     print(f"model card: {settings.out}/README.md")
 
 
-def run() -> None:
-    """Runs the program on the command line's arguments."""
-    cli.start(main, Settings, __doc__ or "")
-
+run = functools.partial(cli.start, main, Settings, __doc__ or "")
 
 if __name__ == "__main__":
     run()

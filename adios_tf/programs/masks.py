@@ -6,6 +6,7 @@ Takes up where it stopped. See docs/export.md for what the files hold.
 """
 
 import dataclasses
+import functools
 
 from adios_tf import cli
 from adios_tf.cli import setting
@@ -49,10 +50,7 @@ def main(settings: Settings) -> None:
     print(f"contact sheet: {done.index}")
 
 
-def run() -> None:
-    """Runs the program on the command line's arguments."""
-    cli.start(main, Settings, __doc__ or "")
-
+run = functools.partial(cli.start, main, Settings, __doc__ or "")
 
 if __name__ == "__main__":
     run()

@@ -6,6 +6,8 @@ Settings come from a flagfile first and may be overridden behind it. --list show
 --objective, --masking, --fill, --backbone, --dataset and --recipe can name.
 """
 
+import functools
+
 from adios_tf import cli
 from adios_tf.registry import declared, print_table
 from adios_tf.training.config import PretrainConfig
@@ -52,10 +54,7 @@ def main(config: PretrainConfig) -> None:
     pretrain(config)
 
 
-def run() -> None:
-    """Runs the program on the command line's arguments."""
-    cli.start(main, PretrainConfig, __doc__ or "")
-
+run = functools.partial(cli.start, main, PretrainConfig, __doc__ or "")
 
 if __name__ == "__main__":
     run()

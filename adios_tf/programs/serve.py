@@ -76,10 +76,7 @@ def main(settings: Settings) -> None:
     asyncio.run(serve(server, settings.host, settings.port, ready))
 
 
-def run() -> None:
-    """Runs the program on the command line's arguments."""
-    cli.start(main, Settings, __doc__ or "")
-
+run = functools.partial(cli.start, main, Settings, __doc__ or "")
 
 if __name__ == "__main__":
     run()

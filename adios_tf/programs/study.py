@@ -5,6 +5,8 @@
 Methods are lines of configs/study/methods.txt. Stopped and started again, it goes on.
 """
 
+import functools
+
 from adios_tf import cli
 from adios_tf.training.config import StudyConfig
 
@@ -17,10 +19,7 @@ def main(config: StudyConfig) -> None:
     study(config)
 
 
-def run() -> None:
-    """Runs the program on the command line's arguments."""
-    cli.start(main, StudyConfig, __doc__ or "")
-
+run = functools.partial(cli.start, main, StudyConfig, __doc__ or "")
 
 if __name__ == "__main__":
     run()

@@ -26,6 +26,7 @@ FREE = {
     "init_parts": "likewise",
     "data_dir": "the same data may lie elsewhere",
     "download": "likewise",
+    "max_minutes": "the epochs that it chose hold",
     "devices": "equal within rounding",
     "cluster": "likewise",
     "xla": "equal within rounding",

@@ -9,6 +9,10 @@ from adios_tf.cli import setting
 class PretrainConfig:
     """Settings of `adios_tf.training.run.pretrain` and flags of `bin/pretrain.py`."""
 
+    # {flag that was written: whether on the command line itself}, "flagfile" among them where one
+    # was read; None where the settings were not made by `cli.parse`.
+    given = None
+
     # ------------------------------------------------------------------ run
     run_dir: str = setting("", "folder that the run writes; required", "run", common=True)
     resume: bool = setting(True, "continue from the run folder's last checkpoint", "run")
@@ -47,6 +51,10 @@ class PretrainConfig:
     image_size: int = setting(
         0, "side of the views; 0 = the catalog's", "data", least=0, most=4096, common=True
     )
+    mean: tuple[float, ...] = setting(
+        (), "of each channel in [0,1]; empty = the catalog's, else measured", "data"
+    )
+    std: tuple[float, ...] = setting((), "deviation of each channel; as --mean", "data", above=0)
     batch_size: int = setting(
         128, "images per update over all devices", "data", least=1, common=True
     )
@@ -244,6 +252,9 @@ class PretrainConfig:
         choices=("alternating", "simultaneous"),
     )
     epochs: int = setting(100, "passes over the data", "optimization", least=1, common=True)
+    max_minutes: float = setting(
+        0.0, "take as many epochs as fit, measured before the first; 0 = --epochs", "optimization"
+    )
     optimizer: str = setting(
         "lars", "of encoder and masker", "optimization", choices=("lars", "sgd", "adamw")
     )
@@ -355,6 +366,9 @@ class StudyConfig:
         "study",
     )
     methods: str = setting("study/methods.txt", "file of lines `name: flags`", "study")
+    sweep: str = setting(
+        "", "a grid, '--flag=a,b;--other=c,d'; with --methods left out, of the base alone", "study"
+    )
     plugins: tuple[str, ...] = setting((), "modules to import first, for every run", "study")
     seeds: tuple[int, ...] = setting((0, 1, 2), "of pretraining", "study", least=0)
     out: str = setting("runs/study", "folder that the study writes", "study")

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -36,6 +36,7 @@ from adios_tf.training.build import build_pretrainer
 from adios_tf.training.callbacks import Guard, Monitor, Progress, SaveCheckpoints
 from adios_tf.training.checkpoints import Checkpoints
 from adios_tf.training.config import PretrainConfig
+from adios_tf.training.defaults import choose, default_run_dir
 from adios_tf.training.failures import enough_memory, explained
 from adios_tf.training.lock import locked
 from adios_tf.training.pretrainer import Pretrainer
@@ -72,10 +73,13 @@ def pretrain(
       Stopped: a signal ended the run and all is saved, or another worker was lost.
     """
     started = time.perf_counter()
+    given = config.given
+    if not config.run_dir:
+        config = dataclasses.replace(config, run_dir=default_run_dir(config))
     if not config.run_dir:
         raise UserError("--run_dir is required: name the folder that the run may write")
     run = RunFolder(config.run_dir)
-    config, info, train, model = prepare(config, images, encoder)
+    config, info, train, model = prepare(config, images, encoder, given)
     counts = {"images": train.count, "classes": train.num_classes}
     checkpoints = Checkpoints(run.checkpoints, model, config.keep_checkpoints, counts)
     strategy = model.distribute_strategy
@@ -93,9 +97,14 @@ def pretrain(
 
 
 def prepare(
-    config: PretrainConfig, images: InMemory | None = None, encoder: keras.Model | None = None
+    config: PretrainConfig,
+    images: InMemory | None = None,
+    encoder: keras.Model | None = None,
+    given: Mapping[str, bool] | None = None,
 ) -> tuple[PretrainConfig, DatasetInfo, Examples, Pretrainer]:
     """Opens the data and builds the networks, with fresh weights; arguments as of `pretrain`.
+
+    `given` is as in `adios_tf.training.defaults.choose`.
 
     Returns:
       The settings with the images' side, what the data are, their examples and the model.
@@ -103,12 +112,25 @@ def prepare(
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     strategy = strategy_for(config.devices, config.cluster)
+    if config.max_minutes and workers(strategy) > 1:
+        raise UserError("--max_minutes measures one machine's speed: with several name --epochs")
     flags = dict(line.split("=", 1) for line in cli.flag_lines(config))
     agree(strategy, {name: value for name, value in flags.items() if name not in OWN})
     with together(strategy):
         import_plugins(config.plugins)
         info = images.info if images else describe(config.dataset, config.image_size)
-    config = dataclasses.replace(config, image_size=info.image_size)
+        train = images.examples if images else training_examples(config, info)
+        if train.count < 2:
+            raise UserError("one image is too few: pretraining compares images with each other")
+    agree(strategy, {"the number of images": str(train.count)})
+
+    def trial(settings: PretrainConfig) -> None:
+        part = train.take(settings.train_images)
+        pretrain(settings, dataclasses.replace(images, examples=part) if images else None, encoder)
+
+    with together(strategy):
+        replicas = strategy.num_replicas_in_sync
+        config, info = choose(config, given, info, train, replicas, trial)
     keras.mixed_precision.set_dtype_policy(config.precision)
     if config.batch_size % strategy.num_replicas_in_sync:
         raise UserError(
@@ -122,16 +144,11 @@ def prepare(
             "device only; take mixed_bfloat16, or --devices=1"
         )
 
-    with together(strategy):
-        train = images.examples if images else training_examples(config, info)
-    agree(strategy, {"the number of images": str(train.count)})
     steps_per_epoch = train.count // config.batch_size
     if not steps_per_epoch:
         raise UserError(
             f"--batch_size={config.batch_size} is larger than the data ({train.count} images)"
         )
-    if train.count < 2:
-        raise UserError("one image is too few: pretraining compares images with each other")
     num_classes = train.num_classes if config.probe else None
     with strategy.scope(), enough_memory(lambda: "nothing was trained"):
         model = build_pretrainer(config, steps_per_epoch, num_classes or None, encoder)

@@ -27,10 +27,11 @@ from adios_tf.evaluation.significance import RunScores, significance, spread
 from adios_tf.registry import import_plugins
 from adios_tf.reporting.tables import format_table, plus_minus, write_json, write_text
 from adios_tf.run_folder import RESULTS, RunFolder
-from adios_tf.training.build import build_pretrainer
 from adios_tf.training.config import PretrainConfig, StudyConfig
+from adios_tf.training.defaults import FACTS
 from adios_tf.training.methods import check_combination
-from adios_tf.training.run import pretrain, training_batches, training_examples
+from adios_tf.training.run import prepare, pretrain, training_batches
+from adios_tf.training.sweep import swept, write_hparams
 from adios_tf.training.system import time_in_turn
 
 PROTOCOLS = ("knn", "linear")
@@ -91,6 +92,9 @@ def study(config: StudyConfig) -> list[dict[str, Any]]:
     print(text)
     for base, table in tables.items():
         plot_study(table, out / f"{base}.png")
+    if config.sweep:
+        scores = {(run.method, run.config.seed): run_values(run) for run in runs if run.done}
+        write_hparams(scores, out / "tensorboard")
     for run, reason in failures.items():
         print(f"not in the table: {run}: {reason}", file=sys.stderr)
     print(f"written to {out} (study.json, study.txt, a picture per data set)")
@@ -139,6 +143,9 @@ def plan(config: StudyConfig) -> list[Run]:
     if len(set(names)) < len(names):
         raise UserError("--base: two flagfiles have one name; rename one")
     methods = read_methods(config.methods)
+    if config.sweep:
+        alone = config.methods == StudyConfig.methods
+        methods = swept({"": []} if alone else methods, config.sweep)
     runs = []
     for seed in config.seeds:
         for name, base in zip(names, config.base, strict=True):
@@ -148,14 +155,15 @@ def plan(config: StudyConfig) -> list[Run]:
                 plugins = [f"--plugins={','.join(config.plugins)}"] if config.plugins else []
                 try:
                     file = f"--flagfile={named_file(base)}"
-                    settings = cli.parse(PretrainConfig, [file, *plugins, *flags, *own])
+                    argv = [file, *plugins, *flags, *own]
+                    settings = cli.parse(PretrainConfig, argv)
                     import_plugins(settings.plugins)
                     check_combination(settings)
                     info = describe(settings.dataset, settings.image_size)
                 except UserError as error:
                     raise UserError(f"{method} with {base}: {error}") from error
                 if config.data_dir and not info.embedded:
-                    settings = dataclasses.replace(settings, data_dir=config.data_dir)
+                    settings = cli.parse(PretrainConfig, [*argv, f"--data_dir={config.data_dir}"])
                 runs.append(Run(name, method, settings))
                 _same_settings(runs[-1])
     return runs
@@ -167,7 +175,10 @@ def _same_settings(run: Run) -> None:
     if not file.exists():
         return
     found = cli.parse(PretrainConfig, [f"--flagfile={file}"])
-    wanted = dataclasses.replace(run.config, image_size=found.image_size)
+    chosen = FACTS - (run.config.given or {}).keys() | {"image_size"}
+    if run.config.max_minutes or run.config.warmup_epochs >= run.config.epochs:
+        chosen |= {"epochs", "warmup_epochs"}
+    wanted = dataclasses.replace(run.config, **{name: getattr(found, name) for name in chosen})
     if found != wanted:
         raise UserError(
             f"{run.folder} was made with other settings: take another --out, or remove that folder"
@@ -226,12 +237,9 @@ def seconds_per_step(runs: Sequence[Run], rounds: int) -> dict[str, float]:
     first = {run.method: run.config for run in reversed(runs)}
     steps = {}
     for method, config in tqdm(first.items(), desc="building", unit="method"):
-        info = describe(config.dataset, config.image_size)
-        config = dataclasses.replace(
-            config, image_size=info.image_size, train_images=config.batch_size
-        )
-        batch = next(iter(training_batches(config, info, training_examples(config, info))))
-        model = build_pretrainer(config, 100, None)
+        short = dataclasses.replace(config, train_images=config.batch_size)
+        *data, model = prepare(short, given=config.given)
+        batch = next(iter(training_batches(*data)))
         steps[method] = partial(tf.function(model.train_step, autograph=False), batch)
     timed = time_in_turn(steps, rounds)
     return {method: float(np.median(seconds.wall)) for method, seconds in timed.items()}

@@ -198,7 +198,7 @@ def test_a_finished_run_is_not_overwritten(finished, folder):
 
 @pytest.mark.parametrize(
     "flags",
-    [["--hidden_dim=16"], ["--optimizer=adamw"], ["--masking=adversarial", "--masker_base=8"]],
+    [["--hidden_dim=16"], ["--optimizer=sgd"], ["--masking=adversarial", "--masker_base=8"]],
 )
 def test_an_incompatible_checkpoint(finished, folder, flags):
     before = contents(finished)

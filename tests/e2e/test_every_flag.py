@@ -32,7 +32,8 @@ RUNS = {
     --schedule=step --milestones=1 --epochs=2 --accumulate=2 --precision=mixed_bfloat16
     --devices=1 --seed=3 --probe_learning_rate=0.2 --knn_every=1 --knn_train_images=8
     --knn_test_images=4 --picture_every=2 --picture_images=2 --keep_checkpoints=1
-    --checkpoint_steps=1 --set=width=6 --allow_changes=seed --nostop_on_collapse""",
+    --checkpoint_steps=1 --mean=0.4,0.5,0.6 --std=0.2,0.3,0.2 --set=width=6
+    --allow_changes=seed --nostop_on_collapse""",
     "sequential": TINY
     + """ --dataset={folder} --skip_broken --batch_size=8 --epochs=1 --warmup_epochs=0
     --objective=byol --ema_base=0.9 --ema_final=0.99 --masking=sequential --num_masks=2
@@ -41,7 +42,7 @@ RUNS = {
     --budget_weight=50 --combination=overlap --history=masked --history_gradient
     --step_embedding --gate_temperature=0.5 --topk_cell=2 --masker_base=8 --masker_norm=in
     --masker_blocks=2 --update=simultaneous --optimizer=adamw --learning_rate=0.001
-    --masker_learning_rate=0.001 --lean_memory --noresume""",
+    --masker_learning_rate=0.001 --lean_memory --noresume --max_minutes=0.001""",
     "unmix_blocks": TINY
     + """ --dataset={folder} --batch_size=8 --epochs=2 --objective=moco --temperature=0.1
     --queue_size=16 --symmetric --masking=unmix_blocks --keep_ratio=0.6 --grid_size=4
@@ -81,7 +82,9 @@ def runs(tmp_path_factory, folder, prepared, plugin):
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_folder_holds_everything(runs, name):
     folder, config, summary = runs[name]
-    assert parse(PretrainConfig, [f"--flagfile={folder / 'flags.txt'}"]) == config
+    recorded = parse(PretrainConfig, [f"--flagfile={folder / 'flags.txt'}"])
+    for flag in config.given:
+        assert getattr(recorded, flag) == getattr(config, flag), flag
     records = read_jsonl(folder / "metrics.jsonl")
     steps = {"objects": 2, "sequential": 2, "patches": 1}.get(name, 3)
     assert [r["epoch"] for r in records] == list(range(1, config.epochs + 1))

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from adios_tf.errors import UserError
 from adios_tf.evaluation.results import Row
@@ -85,6 +87,41 @@ def test_a_study_goes_on_where_it_stopped(files, finished, monkeypatch):
     rows = study.study(settings(files, rounds=0))
     assert made == []
     assert len(rows) == 2
+
+
+def test_a_sweep_is_a_grid_with_hparams(files, tmp_path, monkeypatch):
+    """Two by two points of the base alone; each a method of the study."""
+    monkeypatch.setattr(study, "_train", lambda runs, config: {})
+    sweep = "--masker_learning_rate=0.01,0.1;--num_masks=3,4"
+    given = settings(files, methods=StudyConfig.methods, sweep=sweep, out=str(tmp_path), rounds=0)
+    runs = study.plan(given)
+    points = {run.method: run.config for run in runs}
+    assert list(points)[:2] == [f"masker_learning_rate=0.01 num_masks={n}" for n in (3, 4)]
+    assert len(runs) == 8  # of two seeds
+    last = points["masker_learning_rate=0.1 num_masks=4"]
+    assert (last.masker_learning_rate, last.num_masks, last.epochs) == (0.1, 4, 1)
+    for run in runs:
+        scores = {"knn": run.config.num_masks / 10, "linear": 0.5}
+        rows = [Row(k, "mini", "top1", "", (v,), {}, "").record() for k, v in scores.items()]
+        run.results.mkdir(parents=True)
+        (run.results / "results.json").write_text(json.dumps({"rows": rows}))
+    rows = study.study(given)
+    assert [row["knn"]["mean"] for row in rows] == [0.3, 0.4, 0.3, 0.4]
+    found = {}
+    for events in (tmp_path / "tensorboard").rglob("events*"):
+        for event in tf.compat.v1.train.summary_iterator(str(events)):
+            for value in event.summary.value:
+                if value.tag == "_hparams_/session_start_info":
+                    data = HParamsPluginData.FromString(value.metadata.plugin_data.content)
+                    hparams = data.session_start_info.hparams
+                    found[events.parent] = {k: v.string_value for k, v in hparams.items()}
+    assert len(found) == 8
+    assert {point["num_masks"] for point in found.values()} == {"3", "4"}
+    both = settings(files, sweep="--num_masks=3,4", out=str(tmp_path / "both"))
+    assert len({run.method for run in study.plan(both)}) == 4  # each method at each point
+    for wrong in ("--num_masks", "num_masks=3", "--num_masks="):
+        with pytest.raises(UserError, match=r"--sweep: .* should be"):
+            study.plan(settings(files, sweep=wrong))
 
 
 def test_half_an_evaluation_is_not_done(files, finished, tmp_path):
