@@ -37,6 +37,7 @@ OTHERS = {
     "all",
     "state",
     "minutes",
+    "session",
     "seconds",
     "short",
     "clients",
