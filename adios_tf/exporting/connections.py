@@ -49,8 +49,8 @@ class Connection(web.RequestHandler):
         self._arrived = 0  # bytes of headers that are not complete
 
     def _waits(self) -> bool:
-        """Whether no request is being worked on."""
-        return self._waiter is not None and not self._waiter.done()
+        """Whether no request is being worked on, and one would be."""
+        return not self._close and self._waiter is not None and not self._waiter.done()
 
     def busy(self) -> bool:
         """Whether a request is arriving or being answered, or its answer being sent."""
