@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 import math
 
+import numpy as np
 import tensorflow as tf
 
 from adios_tf.data.geometry import (
@@ -25,6 +26,7 @@ from adios_tf.errors import UserError
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, the gray of the papers' image library
 BLUR_REACH = 3.0  # the Gaussian is cut at this many standard deviations
 DRAWS = CROP_DRAWS + 11  # uniform numbers that make one view
+_PHILOX = 1  # tf.random.Algorithm.PHILOX
 ORDERS = tuple(itertools.permutations(range(3)))
 
 
@@ -110,7 +112,9 @@ def draw(seed: tf.Tensor) -> tf.Tensor:
 
     One random op in all: it costs as much as the arithmetic on a small image.
     """
-    return tf.random.stateless_uniform([DRAWS], seed)
+    # The ops behind tf.random.stateless_uniform, for many images one after another.
+    key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed)
+    return tf.raw_ops.StatelessRandomUniformV2(shape=[DRAWS], key=key, counter=counter, alg=_PHILOX)
 
 
 def crop_resize(
@@ -168,8 +172,9 @@ def crop_resize_batch(
     down = resize_matrix(top, box_height, height, size, None, config.interpolation)
     across = resize_matrix(left, box_width, width, size, flip, config.interpolation)
     planes = to_float(tf.transpose(images, [0, 3, 1, 2]))
-    views = tf.matmul(tf.matmul(down[:, None], planes), across[:, None], transpose_b=True)
-    views = tf.clip_by_value(views, 0.0, 1.0)
+    # Matrices that share a factor are stacked: a broadcast product costs more.
+    narrow = tf.matmul(tf.reshape(planes, [-1, 3 * height, width]), across, transpose_b=True)
+    views = _clip(tf.matmul(down[:, None], tf.reshape(narrow, [-1, 3, height, size])))
     if masks is None:
         return views, None
     rows, columns = nearest_rows(top, box_height, size), nearest_rows(left, box_width, size, flip)
@@ -227,15 +232,15 @@ def gaussian_blur(planes: tf.Tensor, sigma: tf.Tensor, max_sigma: float) -> tf.T
     size = planes.shape[2]
     # Mirroring needs at least as many pixels as it adds.
     reach = min(math.ceil(BLUR_REACH * max_sigma), size)
-    taps = tf.range(-reach, reach + 1, dtype=tf.float32)
-    kernel = tf.exp(-0.5 * tf.square(taps / sigma[:, None]))
-    kernel /= tf.reduce_sum(kernel, axis=1, keepdims=True)
-    weights = tf.unstack(kernel[:, None, None, None, :], axis=-1)
-    # Shifted sums beat a convolution here: every image has a kernel of its own.
-    padded = tf.pad(planes, [[0, 0], [0, 0], [reach, reach], [0, 0]], "SYMMETRIC")
-    planes = tf.add_n([padded[:, :, i : i + size] * w for i, w in enumerate(weights)])
-    padded = tf.pad(planes, [[0, 0], [0, 0], [0, 0], [reach, reach]], "SYMMETRIC")
-    return tf.add_n([padded[:, :, :, i : i + size] * w for i, w in enumerate(weights)])
+    # As matrices: a pixel sees each other one where it lies and mirrored beyond either border.
+    one, other = np.arange(size)[:, None], np.arange(size)
+    distance = np.stack([one - other, one + other + 1, 2 * size - 1 - one - other])
+    square = np.where(abs(distance) <= reach, np.square(distance), np.inf).astype(np.float32)
+    weights = tf.reduce_sum(tf.exp(-0.5 * square / tf.square(sigma)[:, None, None, None]), axis=1)
+    weights /= tf.reduce_sum(weights, axis=2, keepdims=True)
+    rows = tf.reshape(planes, [-1, planes.shape[1] * size, size])
+    across = tf.reshape(tf.matmul(rows, weights, transpose_b=True), tf.shape(planes))
+    return tf.matmul(weights[:, None], across)
 
 
 def shift_hue(planes: tf.Tensor, delta: tf.Tensor) -> tf.Tensor:
@@ -273,6 +278,11 @@ def _gray(planes: tf.Tensor) -> tf.Tensor:
     return LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
 
 
+def _clip(planes: tf.Tensor) -> tf.Tensor:
+    """`tf.clip_by_value(planes, 0, 1)` in one op."""
+    return tf.raw_ops.ClipByValue(t=planes, clip_value_min=0.0, clip_value_max=1.0)
+
+
 def _jitter(planes: tf.Tensor, u: list[tf.Tensor], config: AugmentConfig) -> tf.Tensor:
     """Brightness, contrast, saturation and hue, each image in its own random order.
 
@@ -289,19 +299,28 @@ def _jitter(planes: tf.Tensor, u: list[tf.Tensor], config: AugmentConfig) -> tf.
     delta = (2 * u[4] - 1) * config.hue
     place = tf.cast(u[5] * 4 * len(ORDERS), tf.int32)
     order = tf.gather(tf.constant(ORDERS), place // 4)
+    factors = tf.gather(factors, order, batch_dims=1)
     hue_place = tf.where(chosen & (config.hue > 0), place % 4, -1)
     for turn in range(4):
         if config.hue > 0:
             planes = _on_subset(tf.equal(hue_place, turn), shift_hue, planes, delta)
         if turn < 3:
-            kind = order[:, turn]
-            factor = tf.gather(factors, kind, batch_dims=1)[:, None, None, None]
-            kind = kind[:, None, None, None]
-            gray = _gray(planes)
-            mean = tf.reduce_mean(gray, axis=(1, 2, 3), keepdims=True)
-            base = tf.where(kind == 2, gray, mean * tf.cast(kind == 1, tf.float32))
-            planes = tf.clip_by_value(factor * planes + (1 - factor) * base, 0.0, 1.0)
+            planes = _blend(planes, factors[:, turn], order[:, turn])
     return planes
+
+
+def _blend(planes: tf.Tensor, factor: tf.Tensor, kind: tf.Tensor) -> tf.Tensor:
+    """One round of `_jitter`: a 3x3 matrix and an offset per image, from [B] factors and kinds."""
+    size = planes.shape[-1]
+    pixels = tf.reshape(planes, [-1, 3, size * size])
+    luma = tf.constant(LUMA)
+    less = 1 - factor
+    mean = tf.reduce_sum(tf.reduce_mean(pixels, axis=2) * luma, axis=1)
+    offset = tf.where(kind == 1, less * mean, tf.zeros_like(less))
+    gray = tf.where(kind == 2, less, tf.zeros_like(less))
+    matrix = factor[:, None, None] * tf.eye(3) + gray[:, None, None] * luma
+    pixels = _clip(tf.matmul(matrix, pixels) + offset[:, None, None])
+    return tf.reshape(pixels, [-1, 3, size, size])
 
 
 def _on_subset(chosen: tf.Tensor, function, planes: tf.Tensor, parameter: tf.Tensor) -> tf.Tensor:

@@ -112,19 +112,21 @@ def resize_matrix(
     """
     start, length = (tf.cast(x, tf.float32)[:, None, None] for x in (start, length))
     step = length / size
+    reach = tf.maximum(step, 1.0)  # half the width of the triangle
     wanted = tf.range(size, dtype=tf.float32)[None, :, None]
     if flip is not None:
         wanted = tf.where(flip[:, None, None], size - 1 - wanted, wanted)
-    pixel = tf.range(side, dtype=tf.float32)[None, None, :]
-    distance = tf.abs(pixel + 0.5 - start - (wanted + 0.5) * step) / tf.maximum(step, 1.0)
+    pixel = tf.range(side, dtype=tf.float32)[None, None, :] + 0.5 - start
+    pixel = tf.where((pixel > 0) & (pixel < length), pixel, 1e9)  # far from all others
+    distance = tf.abs(pixel / reach - (wanted + 0.5) * (step / reach))
     if _kernel(interpolation) == "triangle":
         weight = tf.nn.relu(1 - distance)
     else:
-        near = (1.5 * distance - 2.5) * distance * distance + 1
-        far = ((2.5 - 0.5 * distance) * distance - 4) * distance + 2
-        weight = tf.where(distance < 1, near, tf.where(distance < 2, far, tf.zeros_like(far)))
-    inside = (pixel >= start) & (pixel < start + length)
-    weight = tf.where(inside, weight, tf.zeros_like(weight))
+        # Twice Keys' kernel, in powers of what is left of its two pixels, and of one.
+        two = tf.nn.relu(2 - distance)
+        one = two - 1
+        near = tf.nn.relu(one)
+        weight = two * two * one + near * near * (2 - 4 * near)
     return weight / tf.reduce_sum(weight, axis=-1, keepdims=True)
 
 
@@ -143,17 +145,18 @@ def resize_image(image: tf.Tensor, size: int, interpolation: str = "bicubic") ->
 def _window(
     image: tf.Tensor, scale: tf.Tensor, corner: tf.Tensor, size: int, interpolation: str
 ) -> tf.Tensor:
-    """Returns the window [size, size, 3] at `corner` of the image scaled by `scale`, both [2]."""
+    """Returns the window [...,size,size,3] at `corner` of images scaled by `scale`, both [2]."""
     # The op behind tf.image.resize(antialias=True), without that function's shape juggling.
     resized = tf.raw_ops.ScaleAndTranslate(
-        images=image[None],
+        images=image if len(image.shape) == 4 else image[None],
         size=[size, size],
         scale=scale,
         translation=-corner,
         kernel_type=_kernel(interpolation),
         antialias=True,
     )
-    return tf.ensure_shape(tf.clip_by_value(resized[0], 0.0, 1.0), [size, size, 3])
+    resized = tf.ensure_shape(tf.clip_by_value(resized, 0.0, 1.0), [None, size, size, 3])
+    return resized if len(image.shape) == 4 else resized[0]
 
 
 def nearest_rows(
@@ -191,7 +194,7 @@ def evaluation_transform(
     """Brings an image to a square without chance.
 
     Args:
-      image: [h, w, 3], uint8 or floating in [0, 1].
+      image: [h, w, 3], uint8 or floating in [0, 1], or [B, h, w, 3]; so are mask and result.
       image_size: the side S of the result.
       resize: "squash" resizes both sides to S; "center_crop" resizes the shorter side to
         S / crop_ratio and cuts the central S pixels out, as torchvision's Resize and CenterCrop
@@ -211,7 +214,7 @@ def evaluation_transform(
         raise UserError(f"unknown resize {resize!r}: known are squash, center_crop")
     if not 0 < crop_ratio <= 1:
         raise UserError(f"crop_ratio={crop_ratio}: give a share above 0 and at most 1")
-    sides = tf.shape(image)[:2]
+    sides = tf.shape(image)[-3:-1]
     scaled = tf.constant([image_size, image_size])
     if resize == "center_crop":
         scaled = round(image_size / crop_ratio) * sides // tf.reduce_min(sides)
@@ -222,7 +225,7 @@ def evaluation_transform(
         return view
     pixels = tf.range(image_size)[:, None] + tf.cast(corner, tf.int32)
     rows, columns = tf.unstack((2 * pixels + 1) * sides // (2 * scaled), axis=1)
-    return view, tf.gather(tf.gather(tf.cast(mask, tf.int32), rows), columns, axis=1)
+    return view, tf.gather(tf.gather(tf.cast(mask, tf.int32), rows, axis=-2), columns, axis=-1)
 
 
 def normalize(images: tf.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> tf.Tensor:

@@ -230,6 +230,31 @@ def test_two_steps(config):
         assert all(np.isfinite(float(value)) for value in result.values())
 
 
+def compiled_configs():
+    """One by default; the others take a minute for every ten."""
+    marks = {"byol-sequential_one-mean": ()}
+    for config in configs():
+        yield pytest.param(config, id=name(config), marks=marks.get(name(config), pytest.mark.slow))
+
+
+@pytest.mark.parametrize("config", compiled_configs())
+def test_xla_compiles_the_step(config):
+    """XLA takes static shapes only, and nothing that asks Python."""
+    model, data = build_pretrainer(config, steps_per_epoch=10, num_classes=None), batch()
+    before = model.get_weights()
+    compiled = tf.function(model.train_step, autograph=False, jit_compile=True)
+    result = compiled(data)
+    assert all(np.isfinite(value) for value in result.values())
+    # XLA draws other random numbers from the same seed.
+    chance = config.masking not in ("none", "adversarial") or config.fill == "noise"
+    if not chance:
+        model.set_weights(before)
+        for mean in model._means.values():
+            mean.reset_state()
+        plain = model.train_step(data)
+        np.testing.assert_allclose(result["distance"], plain["distance"], rtol=1e-4)
+
+
 def test_over_a_hundred():
     """Four objectives, 10 maskings with 5 fills each, two of mixtures, and none."""
     assert len(configs()) >= 4 * (10 * 5 + 2 + 1)
