@@ -170,6 +170,8 @@ def pretrain_dataset(
 
 
 def _parallel(dataset: tf.data.Dataset, function: Callable) -> tf.data.Dataset:
+    # Rewriting the functions, which have no conditions that are tensors, would take seconds.
+    function = tf.autograph.experimental.do_not_convert(function)
     return dataset.map(function, tf.data.AUTOTUNE, deterministic=True)
 
 

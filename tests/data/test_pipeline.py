@@ -133,6 +133,19 @@ def test_views_are_functions_of_seed_epoch_index_and_view(whole, path):
                 np.testing.assert_array_equal(batch[f"mask{view}"][row], mask)
 
 
+def test_views_made_at_once_are_those_made_one_by_one():
+    """Equal settings make both views in one go; the sigma of a blur that never comes parts them."""
+    other = dataclasses.replace(PLAIN, max_sigma=1.0)
+    together = stream(made(), 2)
+    apart = stream(made(), 2, second=other)
+    for one, two in zip(together, apart, strict=True):
+        assert not np.array_equal(one["view1"], one["view2"])
+        for name in ("view1", "view2"):
+            np.testing.assert_allclose(one[name], two[name], atol=1e-5)
+        for name in ("mask1", "mask2", "label", "index"):
+            np.testing.assert_array_equal(one[name], two[name])
+
+
 @pytest.mark.parametrize("alike", [True, False])
 def test_holding_images_changes_no_view(whole, alike):
     held, read = (
