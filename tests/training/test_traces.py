@@ -82,6 +82,6 @@ def test_no_retrace(tmp_path, graphs, monkeypatch):
     assert len(graphs) <= len(first)
 
     graphs.clear()
-    protocols = ("knn", "health")
-    evaluate(EvaluateConfig(run=run, dataset=dataset, protocols=protocols, batch_size=8))
+    given = {"protocols": ("knn", "health"), "knn_k": (3,), "batch_size": 8}
+    evaluate(EvaluateConfig(run=run, dataset=dataset, **given))
     assert [graph.name for graph in graphs] == ["encode"], "21 images are no multiple of 8"
