@@ -130,8 +130,11 @@ class Versions:
     async def watch(self, seconds: float) -> None:
         """Looks for a new version every so many seconds."""
         # Always the same thread: the memory of each that has loaded a model stays with it.
-        with ThreadPoolExecutor(1, "versions") as pool:
+        pool = ThreadPoolExecutor(1, "versions")
+        try:
             while not self._fixed:
                 await asyncio.sleep(seconds)
                 with contextlib.suppress(OSError):  # a folder went away while it was looked at
                     await asyncio.get_running_loop().run_in_executor(pool, self.refresh)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

@@ -12,6 +12,8 @@ import asyncio
 import dataclasses
 import functools
 import gc
+import os
+import sys
 import warnings
 
 from PIL import Image
@@ -74,6 +76,8 @@ def main(settings: Settings) -> None:
         print(f"serving http://{shown}:{port}/ (API: /v1/models/{settings.name})", flush=True)
 
     asyncio.run(serve(server, settings.host, settings.port, ready))
+    sys.stdout.flush()
+    os._exit(0)  # everything is answered: a version that is being loaded is not waited for
 
 
 run = functools.partial(cli.start, main, Settings, __doc__ or "")

@@ -4,6 +4,7 @@ import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -79,10 +80,11 @@ def test_versions_come_break_and_go(tiny_export, other_export, serving, tmp_path
     assert near() == pytest.approx(1, abs=1e-4)
 
     # Broken: named once, the one before goes on.
-    broken = shutil.copytree(other_export, models / "3")
-    data = broken / "variables" / "variables.data-00000-of-00001"
-    whole = data.read_bytes()
-    data.write_bytes(whole[:100])
+    broken = shutil.copytree(other_export, tmp_path / "broken")
+    file_name = Path("variables") / "variables.data-00000-of-00001"
+    whole = (broken / file_name).read_bytes()
+    (broken / file_name).write_bytes(whole[:100])
+    broken.rename(models / "3")
     until(lambda: states().get("3") == "END")
     time.sleep(0.5)
     said = [line for line in capfd.readouterr().out.splitlines() if "version 3" in line]
@@ -108,7 +110,7 @@ def test_versions_come_break_and_go(tiny_export, other_export, serving, tmp_path
     with ThreadPoolExecutor(4) as pool:
         clients = [pool.submit(client, n) for n in range(4)]
         time.sleep(0.2)
-        data.write_bytes(whole)
+        (models / "3" / file_name).write_bytes(whole)
         for one in clients:
             seen = one.result()
             assert seen == sorted(seen)  # never back to the old one
