@@ -17,9 +17,11 @@ import json
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -105,6 +107,18 @@ def killed_inside(owner, name, call, event_number):
     setattr(owner, name, counted)
 
 
+def killed_after(seconds):
+    """Sends SIGKILL to this process once it has used so much processor time."""
+    end = time.process_time() + seconds
+
+    def watch():
+        while time.process_time() < end:
+            time.sleep(0.002)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def child(data, run_dir, log, before=lambda: None):
     """Forks a process that runs to the end and writes its outcome; returns its id."""
     process = os.fork()
@@ -143,9 +157,8 @@ def finish(data, run_dir, log):
 
 def trial_of_kill(kind, data, run_dir, log, seconds, rng):
     if kind == KINDS[0]:
-        process = child(data, run_dir, log)
-        time.sleep(rng.uniform(0, seconds))
-        os.kill(process, signal.SIGKILL)
+        stop = functools.partial(killed_after, rng.uniform(0, seconds))
+        process = child(data, run_dir, log, stop)
     else:
         place = (Checkpoints, "save", rng.randint(1, 6), rng.randint(1, 16))
         if kind == KINDS[2]:
@@ -195,9 +208,10 @@ def main():
     expected = finish(data, whole, log)
     assert isinstance(expected, dict), expected
     shutil.rmtree(given.state / "again", ignore_errors=True)
-    begun = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert finish(data, given.state / "again", log) == expected, "two whole runs differ"
-    seconds = time.monotonic() - begun
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     template = given.state / "template"
     if not template.exists():  # killed before its fifth checkpoint of six: 3 and 4 are there
         half = given.state / "half"
