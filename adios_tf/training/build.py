@@ -55,11 +55,6 @@ def build_objective(
         )
     else:
         encoder = as_encoder(copy_of(encoder), config.image_size)
-    if config.backbone not in BACKBONE_LINES:
-        # What cannot be read is not worth training; a full disk is told when the run writes.
-        with contextlib.suppress(OSError), tempfile.TemporaryDirectory() as folder:
-            encoder.save(Path(folder) / "encoder.keras")
-            pretrained.read_part(Path(folder) / "encoder.keras")
     return construct(OBJECTIVES[config.objective], settings, encoder=encoder)
 
 
@@ -134,4 +129,10 @@ def build_pretrainer(
         probe_optimizer=keras.optimizers.SGD(config.probe_learning_rate, momentum=0.9),
         jit_compile=config.xla,
     )
+    if config.backbone not in BACKBONE_LINES:
+        # What cannot be read is not worth training; a full disk is told when the run writes. Last,
+        # since reading draws random weights.
+        with contextlib.suppress(OSError), tempfile.TemporaryDirectory() as folder:
+            objective.encoder.save(Path(folder) / "encoder.keras")
+            pretrained.read_part(Path(folder) / "encoder.keras")
     return model
