@@ -150,7 +150,7 @@ def test_a_full_queue_is_told_429(running, monkeypatch):
 
 def test_metrics_are_prometheus_text(running):
     before = running.ask("GET", "/monitoring/prometheus/metrics")[1]
-    assert running.predict({"instances": IMAGE * 3})[0] == 200
+    assert running.predict({"instances": IMAGE * 4})[0] == 200
     assert running.predict({})[0] == 400
     after = running.ask("GET", "/monitoring/prometheus/metrics")[1]
     assert after.endswith("\n")
@@ -168,7 +168,7 @@ def test_metrics_are_prometheus_text(running):
     requests = 'adios_requests_total{route="/v1/models/tiny:predict",method="POST",status="%d"}'
     assert grown(requests % 200) == 1
     assert grown(requests % 400) == 1
-    assert grown("adios_images_total") == 3
+    assert grown("adios_images_total") == 4
     assert grown('adios_batch_images_bucket{le="2"}') == 0
     assert grown('adios_batch_images_bucket{le="4"}') == 1
     assert grown("adios_request_seconds_count") == 2
