@@ -103,7 +103,7 @@ def _write(out: Path, found: Embedded) -> None:
     if out.suffix == ".npz":
         _save(out, found.names, found.features, list(found.broken.items()))
     elif out.suffix == ".parquet":
-        import pandas
+        import pandas  # pyright: ignore[reportMissingImports]  (optional)
 
         table = pandas.DataFrame(found.features, columns=columns[1:])
         table.insert(0, "name", found.names)
