@@ -262,7 +262,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
         # Here, since Keras sets the means to zero at the beginning of every `fit` and epoch.
         for name, values in self._means.items():
             for variable, value in zip(self._metrics().get(name, []), values, strict=False):
-                variable.assign(value)
+                variable.assign(value * self.model.distribute_strategy.num_replicas_in_sync)
         self._means = {}
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
@@ -286,8 +286,9 @@ class SaveCheckpoints(keras.callbacks.Callback):
         if int(self.model.step.numpy()) == self._saved:
             return
         self._guard.check_weights("the last update")
-        means = {
-            name: [float(np.sum(variable.numpy())) for variable in variables]
+        replicas = self.model.distribute_strategy.num_replicas_in_sync
+        means = {  # per replica: an update weighs the same on any number of them
+            name: [float(np.sum(variable.numpy())) / replicas for variable in variables]
             for name, variables in self._metrics().items()
         }
         state = {} if self._monitor is None else self._monitor.state()
