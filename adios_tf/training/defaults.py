@@ -75,14 +75,17 @@ def choose(
       UserError: --mean or --std are not three numbers.
     """
     free: set[str] = set()
+    run = RunFolder(config.run_dir)
+    goes_on = config.run_dir and config.resume and run.flags.exists()
     if given is not None and _own(info):
         free |= set() if info.name.startswith("memory:") else FACTS
         free |= set() if "flagfile" in given else _METHOD
-        free -= given.keys() | {"optimizer"} if "learning_rate" in given else given.keys()
-        free -= {"backbone"} if given.keys() & {"stem", "padding"} else set()
+        free -= given.keys()
+        if not goes_on:  # what fits only together is not chosen beside a part of it
+            free -= {"optimizer"} if "learning_rate" in given else set()
+            free -= {"backbone"} if given.keys() & {"stem", "padding"} else set()
     free |= {"epochs"} if config.max_minutes else set()
-    run = RunFolder(config.run_dir)
-    if config.run_dir and config.resume and run.flags.exists():
+    if goes_on:
         lines = [f"--{name}={value}" for name, value in run.settings().items() if name in free]
         recorded = vars(cli.parse(PretrainConfig, lines))
         config = dataclasses.replace(config, **{name: recorded[name] for name in free})

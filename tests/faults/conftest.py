@@ -1,5 +1,6 @@
 """A tiny world for runs that go wrong."""
 
+import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +47,8 @@ def settings(folder: Path, plugin: str) -> Callable[..., PretrainConfig]:
     """Returns (run folder, flags) -> the settings of a tiny run; three updates an epoch."""
 
     def made(run_dir: Path, *flags: str) -> PretrainConfig:
-        return parse(PretrainConfig, [f"--dataset={folder}", *TINY, f"--run_dir={run_dir}", *flags])
+        lines = [f"--dataset={folder}", *TINY, f"--run_dir={run_dir}", *flags]
+        return dataclasses.replace(parse(PretrainConfig, lines))  # nothing is chosen for it
 
     return made
 

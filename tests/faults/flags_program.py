@@ -159,7 +159,7 @@ PROGRAMS = {
     "masks": (masks.main, masks.Settings, ["--run=run", "--images=classes"], ("--out=OUT",)),
     "export": (export.main, export.Settings, ["--run=run"], ("--out=OUT",)),
 }
-MEMORY, SECONDS = 4 * 2**30, 300  # of one combination; more is a failure
+MEMORY, SECONDS = 4 * 2**30, 1800  # of one combination; more is a failure
 GROWN = 3 * 2**20  # KiB of a process that has run many
 
 

@@ -17,11 +17,9 @@ import json
 import os
 import random
 import re
-import resource
 import shutil
 import signal
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -51,6 +49,7 @@ FLAGS = (
 ).split()
 KINDS = ("killed at any instant", "killed inside a checkpoint write", "killed inside a model save")
 DAMAGE = ("truncated", "bit flipped", "deleted", "emptied")
+ENDED = os.WEXITED | os.WNOHANG | os.WNOWAIT
 FILE_EVENTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir")
 
 
@@ -107,18 +106,6 @@ def killed_inside(owner, name, call, event_number):
     setattr(owner, name, counted)
 
 
-def killed_after(seconds):
-    """Sends SIGKILL to this process once it has used so much processor time."""
-    end = time.process_time() + seconds
-
-    def watch():
-        while time.process_time() < end:
-            time.sleep(0.002)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def child(data, run_dir, log, before=lambda: None):
     """Forks a process that runs to the end and writes its outcome; returns its id."""
     process = os.fork()
@@ -155,10 +142,19 @@ def finish(data, run_dir, log):
     return json.loads(Path(f"{run_dir}.json").read_text())
 
 
+def newest(run_dir):
+    """Updates after which the newest checkpoint was written; 0 if there is none."""
+    return max(Checkpoints.steps_in(run_dir / "checkpoints"), default=0)
+
+
 def trial_of_kill(kind, data, run_dir, log, seconds, rng):
     if kind == KINDS[0]:
-        stop = functools.partial(killed_after, rng.uniform(0, seconds))
-        process = child(data, run_dir, log, stop)
+        # By checkpoints, not by the clock: on a busy machine a run has hardly begun by then.
+        process, updates = child(data, run_dir, log), rng.randrange(7)
+        while newest(run_dir) < updates and not os.waitid(os.P_PID, process, ENDED):
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, seconds / 7))
+        os.kill(process, signal.SIGKILL)
     else:
         place = (Checkpoints, "save", rng.randint(1, 6), rng.randint(1, 16))
         if kind == KINDS[2]:
@@ -190,6 +186,25 @@ def trial_of_damage(kind, template, data, run_dir, log, rng):
     return found
 
 
+def whole_run(state, data):
+    """Returns the outcome of a run that nothing stopped and its seconds; makes the template."""
+    whole, log = state / "whole", state / "whole.log"
+    expected = finish(data, whole, log)
+    assert isinstance(expected, dict), expected
+    shutil.rmtree(state / "again", ignore_errors=True)
+    begun = time.monotonic()
+    assert finish(data, state / "again", log) == expected, "two whole runs differ"
+    seconds = time.monotonic() - begun
+    template = state / "template"
+    if not template.exists():  # killed before its fifth checkpoint of six: 3 and 4 are there
+        half = state / "half"
+        shutil.rmtree(half, ignore_errors=True)
+        stop = functools.partial(killed_inside, Checkpoints, "save", 5, 1)
+        os.waitpid(child(data, half, log, stop), 0)
+        half.rename(template)
+    return expected, seconds
+
+
 def main():
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--state", type=Path, required=True)
@@ -204,28 +219,18 @@ def main():
         images(data)
     started = time.monotonic()
 
-    whole, log = given.state / "whole", given.state / "whole.log"
-    expected = finish(data, whole, log)
-    assert isinstance(expected, dict), expected
-    shutil.rmtree(given.state / "again", ignore_errors=True)
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert finish(data, given.state / "again", log) == expected, "two whole runs differ"
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    template = given.state / "template"
-    if not template.exists():  # killed before its fifth checkpoint of six: 3 and 4 are there
-        half = given.state / "half"
-        shutil.rmtree(half, ignore_errors=True)
-        stop = functools.partial(killed_inside, Checkpoints, "save", 5, 1)
-        os.waitpid(child(data, half, log, stop), 0)
-        half.rename(template)
-
     plan = [KINDS[0]] * given.kills
     plan += [KINDS[1 + n % 2] for n in range(given.saves)]
     plan += [DAMAGE[n % len(DAMAGE)] for n in range(given.damaged)]
     random.Random(0).shuffle(plan)
-    done = len(read_jsonl(record))
-    for n, kind in list(enumerate(plan))[done:]:
+    done, left = collections.Counter(trial["fault"] for trial in read_jsonl(record)), []
+    for n, kind in enumerate(plan):
+        fault = kind if kind in KINDS else f"newest checkpoint {kind}"
+        done[fault] -= 1
+        left += [(n, kind, fault)] if done[fault] < 0 else []
+    expected, seconds = whole_run(given.state, data) if left else ({}, 0)
+    template = given.state / "template"
+    for n, kind, fault in left:
         if given.minutes and time.monotonic() - started > 60 * given.minutes:
             break
         rng, run_dir, log = random.Random(n), given.state / f"run{n}", given.state / f"run{n}.log"
@@ -240,7 +245,6 @@ def main():
         wrong = "" if found == expected else found if isinstance(found, str) else "not equal"
         if "Traceback" in text:
             wrong = "a traceback"
-        fault = kind if kind in KINDS else f"newest checkpoint {kind}"
         append_jsonl(record, {"fault": fault, "resumed": resumed[-1:], "wrong": wrong})
         print(f"{n + 1}/{len(plan)} {fault}: {wrong or 'equal'}", flush=True)
         if not wrong:
