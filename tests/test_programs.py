@@ -83,7 +83,11 @@ def test_what_is_listed_is_what_is_registered(package, name, registry):
 
 
 def test_the_encoders_of_the_list_are_those_that_are_built():
-    assert {n: line for n, line in BACKBONES.lines().items() if "test" not in n} == BACKBONE_LINES
+    def home(name):  # tests and their plugins register encoders, too
+        return getattr(BACKBONES[name], "func", BACKBONES[name]).__module__
+
+    lines = BACKBONES.lines().items()
+    assert {n: line for n, line in lines if home(n).startswith("adios_tf.")} == BACKBONE_LINES
 
 
 def test_recipes_by_name():

@@ -70,15 +70,16 @@ def test_what_is_given_stays(folders):
 
 
 def test_recipes_and_the_catalog_keep_what_they_say(folders):
-    recipe = cli.parse(PretrainConfig, ["--recipe=quickstart"])
-    config, _ = chosen("--recipe=quickstart", f"--dataset={folders}/small")
+    new = f"--run_dir={folders}/new"  # runs/quickstart may be there, and would go on
+    recipe = cli.parse(PretrainConfig, ["--recipe=quickstart", new])
+    config, _ = chosen("--recipe=quickstart", new, f"--dataset={folders}/small")
     facts = {"image_size": 32, "mean": config.mean, "std": config.std}
     assert config == dataclasses.replace(recipe, dataset=f"{folders}/small", **facts)
     assert config.mean
     config, info = chosen("--dataset=shapes", "--epochs=20")
     assert config == PretrainConfig(epochs=20, image_size=32)
     assert info == describe("shapes")
-    assert chosen("--recipe=quickstart", "--epochs=1")[0].warmup_epochs == 0
+    assert chosen("--recipe=quickstart", new, "--epochs=1")[0].warmup_epochs == 0
     assert chosen("--dataset=shapes", "--epochs=5", "--warmup_epochs=7")[0].warmup_epochs == 7
     by_hand = PretrainConfig(dataset=f"{folders}/small", image_size=32)
     info = describe(by_hand.dataset, 32)
